@@ -1,0 +1,310 @@
+#!/usr/bin/python
+# Copyright (c) 2026 The wsfleet maintainers
+# GNU General Public License v3.0 or later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: ws_rollout
+short_description: Move the slots of a websockets app to a release and its settings
+version_added: 0.1.0
+author:
+  - The wsfleet maintainers (@wsfleet)
+description:
+  - Runs one server process per slot under the host's supervisord, each on its own unix socket, and keeps the
+    stable path of every slot, C(/run/APP/APP_NN.sock), pointed at the process that serves it.
+  - A release with its settings is a generation. When the wanted one isn't the one that serves, all its
+    processes are started first; when every one of them is healthy, each slot's symlink is renamed over to the
+    new process, and the old processes get SIGTERM and drain. A proxy in front notices nothing and needs no reload.
+  - When a new process doesn't become healthy, the new generation is removed, the old one still serves, and the
+    message holds the last lines of the process's log.
+  - A run that was killed in the middle is finished by the next one.
+  - An app on TCP ports (O(port)) has no such paths. Its processes are stopped and started slot after slot, which
+    the module says in a warning.
+attributes:
+  check_mode:
+    support: full
+    description: Says what would be moved and changes nothing.
+  diff_mode:
+    support: full
+    description: Shows the generation and release of each slot, before and after.
+options:
+  app:
+    description: Name of the app, the prefix of its processes and sockets.
+    type: str
+    required: true
+  state:
+    description:
+      - V(present) moves the slots as needed.
+      - V(absent) stops every process of the app, waits until they have drained, and removes all but releases and logs.
+    type: str
+    choices: [present, absent]
+    default: present
+  path:
+    description: Folder of the app's releases and generations. The default is C(/opt/APP).
+    type: path
+  release:
+    description:
+      - Folder of the release to run. A symlink is followed. Required with O(state=present).
+      - When it is in C(releases) of O(path), C(current) in O(path) points at it after a successful rollout.
+    type: path
+  command:
+    description:
+      - Shell words that become the server process. They see C(SUPERVISOR_PROCESS_NAME) (C(APP_NN)) and the
+        environment below, with the C(bin) folder of the release's C(venv) first in C(PATH).
+      - The working directory is where the process must bind C($SUPERVISOR_PROCESS_NAME.sock), unless O(port) is set.
+      - Required with O(state=present).
+    type: str
+  processes:
+    description: Number of slots.
+    type: int
+    default: 1
+  port:
+    description:
+      - First TCP port, for apps that can't bind a unix socket.
+      - Slot NN gets C(HOST) (127.0.0.1) and C(PORT) (this number + NN) in its environment.
+      - V(0) means unix sockets.
+    type: int
+    default: 0
+  user:
+    description: User that runs the processes. The default is C(ws-APP).
+    type: str
+  socket_group:
+    description: Group that may connect to the sockets, that is, the proxy's.
+    type: str
+    default: www-data
+  environment:
+    description: Environment variables of the processes.
+    type: dict
+    default: {}
+  secrets:
+    description: More environment variables, never shown.
+    type: dict
+    default: {}
+  stop_seconds:
+    description: Seconds that a process may take to drain and exit after SIGTERM, before it is killed.
+    type: int
+    default: 50
+  health_path:
+    description:
+      - A process is healthy when GET of this path answers 200.
+      - When empty, it is healthy when it answers an opening handshake on C(/) with 101 or any status below 500.
+    type: str
+    default: ""
+  health_timeout:
+    description: Seconds that new processes may take to become healthy.
+    type: int
+    default: 30
+  wait:
+    description: Whether to wait until the old processes have drained.
+    type: bool
+    default: false
+notes:
+  - Needs root, Debian's C(supervisor) package with its C(/etc/supervisor/conf.d) and systemd-tmpfiles.
+"""
+
+EXAMPLES = r"""
+- name: Run four processes of the release
+  wsfleet.websockets.ws_rollout:
+    app: chat
+    release: /opt/chat/current
+    command: python $WS_RELEASE/app/server.py
+    processes: 4
+    environment:
+      LOG_LEVEL: info
+    secrets:
+      DATABASE_URL: "{{ chat_database_url }}"
+
+- name: Stop and forget them
+  wsfleet.websockets.ws_rollout:
+    app: chat
+    state: absent
+"""
+
+RETURN = r"""
+generation:
+  description: Number of the generation that serves.
+  returned: O(state=present)
+  type: int
+moved:
+  description: Time line of each slot that was (or, in check mode, would be) moved.
+  returned: O(state=present)
+  type: list
+  elements: dict
+  contains:
+    slot:
+      description: Number of the slot.
+      type: int
+    from_generation:
+      description: Generation that served before, null when none did.
+      type: int
+    to_generation:
+      description: Generation that serves now.
+      type: int
+    started:
+      description: Seconds from the beginning of the rollout to the start of the new process.
+      type: float
+    healthy:
+      description: Seconds until it was healthy.
+      type: float
+    switched:
+      description: Seconds until it got the slot's new handshakes.
+      type: float
+started:
+  description: Slots whose process had stopped and was (or would be) started again.
+  returned: O(state=present)
+  type: list
+  elements: int
+retired:
+  description: Slots that were (or would be) given up.
+  returned: O(state=present)
+  type: list
+  elements: int
+draining:
+  description: Processes that no longer serve and haven't exited yet, as supervisord names them.
+  returned: O(state=present)
+  type: list
+  elements: str
+  sample: [echo_00-g3:echo_00]
+"""
+
+import typing as t
+from dataclasses import asdict
+from pathlib import Path
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.wsfleet.websockets.plugins.module_utils.generation import (
+    Layout,
+    Member,
+    Settings,
+    environment_problems,
+)
+from ansible_collections.wsfleet.websockets.plugins.module_utils.rollout import (
+    Rollout,
+    RolloutError,
+    Timeline,
+)
+from ansible_collections.wsfleet.websockets.plugins.module_utils.supervisor import (
+    CONFIGURATION,
+    Supervisor,
+    SupervisorError,
+)
+
+ARGUMENTS: dict[str, dict[str, t.Any]] = {
+    "app": {"type": "str", "required": True},
+    "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
+    "path": {"type": "path"},
+    "release": {"type": "path"},
+    "command": {"type": "str"},
+    "processes": {"type": "int", "default": 1},
+    "port": {"type": "int", "default": 0},
+    "user": {"type": "str"},
+    "socket_group": {"type": "str", "default": "www-data"},
+    "environment": {"type": "dict", "default": {}},
+    "secrets": {"type": "dict", "default": {}, "no_log": True},
+    "stop_seconds": {"type": "int", "default": 50},
+    "health_path": {"type": "str", "default": ""},
+    "health_timeout": {"type": "int", "default": 30},
+    "wait": {"type": "bool", "default": False},
+}
+
+
+def _strings(variables: dict[str, t.Any]) -> dict[str, str]:
+    return {name: str(value) for name, value in variables.items()}
+
+
+def _rollout(module: AnsibleModule) -> Rollout:
+    options = module.params
+    app = options["app"]
+    settings = Settings(
+        release=str(Path(options["release"] or "/").resolve()),
+        command=options["command"] or "",
+        user=options["user"] or f"ws-{app}",
+        socket_group=options["socket_group"],
+        environment=_strings(options["environment"]),
+        secrets=_strings(options["secrets"]),
+        port=options["port"],
+        stop_seconds=options["stop_seconds"],
+    )
+    return Rollout(
+        layout=Layout(app, options["path"] or f"/opt/{app}"),
+        settings=settings,
+        processes=options["processes"],
+        supervisor=Supervisor.from_configuration() if CONFIGURATION.exists() else None,
+        health_path=options["health_path"],
+        health_timeout=options["health_timeout"],
+    )
+
+
+def _refuse_bad_input(module: AnsibleModule) -> None:
+    options = module.params
+    if options["processes"] < 1:
+        module.fail_json(msg=f"processes is {options['processes']}, allowed is 1 or more")
+    for name in ("environment", "secrets"):
+        if bad := environment_problems(options[name]):
+            module.fail_json(
+                msg=f"{name} has the key {bad[0]!r}, allowed are letters, digits and underscores"
+            )
+    release = Path(options["release"])
+    if not module.check_mode and not release.is_dir():
+        module.fail_json(msg=f"release is {release}, which isn't a folder on this host")
+
+
+def _present(module: AnsibleModule, rollout: Rollout) -> dict[str, t.Any]:
+    _refuse_bad_input(module)
+    layout, wait = rollout.layout, module.params["wait"]
+    plan = rollout.plan()
+    before = rollout.describe(plan.serving)
+    draining: list[Member] = []
+    if module.check_mode:
+        moved = [Timeline(slot, plan.serving.get(slot), plan.generation) for slot in plan.move]
+    else:
+        moved = rollout.execute(plan)
+        draining = rollout.settle(plan, wait)
+        release = Path(rollout.settings.release)
+        if release.parent == layout.path / "releases" and layout.current.resolve() != release:
+            layout.activate(rollout.settings.release)
+    return {
+        "changed": plan.changes,
+        "generation": plan.generation,
+        "moved": [asdict(timeline) for timeline in moved],
+        "started": plan.start,
+        "retired": plan.retire,
+        "draining": [layout.process(member) for member in draining],
+        "warnings": rollout.warnings,
+        "diff": {
+            "before_header": f"{layout.app} slots",
+            "after_header": f"{layout.app} slots",
+            "before": before,
+            "after": rollout.describe(dict.fromkeys(range(rollout.processes), plan.generation)),
+        },
+    }
+
+
+def _absent(module: AnsibleModule, rollout: Rollout) -> dict[str, t.Any]:
+    before = rollout.describe(rollout.layout.serving())
+    if module.check_mode:
+        layout = rollout.layout
+        changed = bool(before) or layout.generations.exists() or layout.run.exists()
+    else:
+        changed = rollout.remove()
+    return {"changed": changed, "diff": {"before": before, "after": ""}}
+
+
+def main() -> None:
+    module = AnsibleModule(
+        ARGUMENTS,
+        required_if=[("state", "present", ("release", "command"))],
+        supports_check_mode=True,
+    )
+    state = _absent if module.params["state"] == "absent" else _present
+    try:
+        result = state(module, _rollout(module))
+    except (RolloutError, SupervisorError) as error:
+        module.fail_json(msg=str(error))
+    module.exit_json(**result)
+
+
+if __name__ == "__main__":
+    main()
