@@ -1,0 +1,118 @@
+# Copyright: the wsfleet maintainers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The module ws_config, run in this process with a validator of one line."""
+
+from __future__ import annotations
+
+import json
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ansible.module_utils.testing import patch_module_args
+from ansible_collections.wsfleet.websockets.plugins.module_utils.config_set import ConfigSet
+from ansible_collections.wsfleet.websockets.plugins.modules import ws_config
+
+
+class Host:
+    """A root folder and a way to run the module on it."""
+
+    def __init__(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        self.root = tmp_path / "etc"
+        self.root.mkdir()
+        self.capsys = capsys
+
+    def run(self, *files: dict[str, str], **options: Any) -> dict[str, Any]:
+        """Return what the module prints."""
+        arguments: dict[str, Any] = {
+            "root": str(self.root),
+            "name": "echo",
+            "files": list(files),
+            "validate": ["sh", "-c", '! grep -r bad "$0"', "{stage}"],
+        }
+        with patch_module_args(arguments | options), pytest.raises(SystemExit):
+            ws_config.main()
+        result: dict[str, Any] = json.loads(self.capsys.readouterr().out)
+        return result
+
+
+@pytest.fixture
+def host(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Host:
+    monkeypatch.setattr(ws_config, "ConfigSet", partial(ConfigSet, store=tmp_path / "lib/original"))
+    return Host(tmp_path, capsys)
+
+
+def test_writes_once_and_gives_back(host: Host) -> None:
+    site = {"path": "site", "content": "good\n", "mode": "0600"}
+    first = host.run(site)
+    assert (first["changed"], first["validated"], first["files"]) == (True, True, [f"{host.root}/site"])
+    assert first["diff"] == [
+        {
+            "before_header": f"{host.root}/site (absent)",
+            "after_header": f"{host.root}/site (mode 0600)",
+            "before": "",
+            "after": "good\n",
+        }
+    ]
+    assert (host.root / "site").stat().st_mode & 0o777 == 0o600
+
+    second = host.run(site)
+    assert (second["changed"], second["validated"], second["diff"]) == (False, False, [])
+
+    assert host.run()["files"] == [f"{host.root}/site"]
+    assert list(host.root.iterdir()) == []
+
+
+def test_a_refused_configuration_is_reported_in_the_validators_words(host: Host) -> None:
+    result = host.run({"path": "site", "content": "bad line\n"})
+    assert result["msg"] == (
+        f'{host.root} was left as it is because `sh -c ! grep -r bad "$0" {host.root}` refused'
+        f" the new configuration: {host.root}/site:bad line"
+    )
+    assert list(host.root.iterdir()) == []
+
+
+def test_check_mode_validates_and_changes_nothing(host: Host) -> None:
+    good = host.run({"path": "site", "content": "good\n"}, _ansible_check_mode=True)
+    assert (good["changed"], good["validated"]) == (True, True)
+    bad = host.run({"path": "site", "content": "bad\n"}, _ansible_check_mode=True)
+    assert bad["failed"]
+    assert list(host.root.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"root": "/nowhere"}, "/nowhere doesn't exist."),
+        ({"validate": ["no-such-program"]}, "The validator no-such-program isn't installed."),
+        ({"needs": ["/nowhere/key"]}, "The configuration needs /nowhere/key, which doesn't exist."),
+    ],
+)
+def test_what_is_missing_is_an_error_except_in_check_mode(
+    host: Host, options: dict[str, Any], message: str
+) -> None:
+    site = {"path": "site", "content": "good\n"}
+    assert host.run(site, **options)["msg"] == message
+    bare = host.run(site, **options, _ansible_check_mode=True)
+    assert (bare["changed"], bare["validated"]) == (True, False)
+
+
+@pytest.mark.parametrize(
+    "file",
+    [
+        {"path": "/site", "content": ""},
+        {"path": "../site", "content": ""},
+        {"path": ".", "content": ""},
+        {"path": "site"},
+        {"path": "site", "content": "", "mode": "rw"},
+    ],
+)
+def test_bad_files_are_refused(host: Host, file: dict[str, str]) -> None:
+    assert host.run(file)["msg"].startswith("files: ")
+
+
+def test_others_are_named(host: Host) -> None:
+    host.run({"path": "site", "content": "good\n"}, name="chat")
+    assert host.run({"path": "site2", "content": "good\n"})["others"] == ["chat"]
