@@ -1,0 +1,46 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The one place that knows all open connections of this process."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import TypeAlias
+
+from websockets.asyncio.server import ServerConnection
+from websockets.exceptions import ConnectionClosed
+from websockets.protocol import State
+
+Handler: TypeAlias = Callable[[ServerConnection], Awaitable[None]]
+
+
+class Connections:
+    """Runs `handler` for each connection and knows those it runs for, at most `limit` (0: any number)."""
+
+    def __init__(self, handler: Handler, limit: int) -> None:
+        self._handler = handler
+        self._limit = limit
+        self._served: dict[ServerConnection, None] = {}  # a dict, because it keeps the order
+
+    def __len__(self) -> int:
+        """The number of connections whose handler hasn't returned."""
+        return len(self._served)
+
+    @property
+    def full(self) -> bool:
+        """Whether no more connections may be opened."""
+        return 0 < self._limit <= len(self)
+
+    def open(self) -> list[ServerConnection]:
+        """The connections that aren't closed or closing, oldest first."""
+        return [connection for connection in self._served if connection.state is State.OPEN]
+
+    async def serve(self, connection: ServerConnection) -> None:
+        """Serve one connection until the handler returns. That the client has left isn't an error."""
+        self._served[connection] = None
+        try:
+            await self._handler(connection)
+        except* ConnectionClosed:  # alone, or in the group of a handler's tasks
+            if connection.state is State.OPEN:  # it's about another connection, one of the handler's own
+                raise
+        finally:
+            del self._served[connection]

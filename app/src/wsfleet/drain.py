@@ -1,0 +1,150 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The one place that decides what happens to each connection when the process must go."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import threading
+import time
+from queue import Empty, SimpleQueue
+
+from websockets.asyncio.server import ServerConnection
+
+from .config import Settings
+from .connections import Connections
+from .listener import Listener
+
+logger = logging.getLogger(__name__)
+
+EXIT_FORCED = 70  # handlers hadn't returned by the deadline
+SETTLE = 0.2  # seconds to go on accepting: a proxy may be sending handshakes here still
+MARGIN = 2.0  # seconds that handlers have, once cancelled, before the process ends by force
+TICK = 0.02  # seconds, the shortest pause between closes
+REASON = "server is restarting"
+
+
+def pace(waiting: int, left: float, rate: float) -> tuple[int, float]:
+    """How many of `waiting` connections to close now, and the seconds to pause then.
+
+    `rate` is closes per second, exceeded if `left` seconds don't suffice; with no time left, close all.
+    """
+    if left <= 0:
+        return waiting, 0.0
+    rate = max(rate, waiting / left)
+    pause = max(1 / rate, TICK)
+    return max(1, round(rate * pause)), pause
+
+
+class HardExit:
+    """Ends the process by force: a thread, because a handler may block the event loop."""
+
+    def __init__(self) -> None:
+        self._limits: SimpleQueue[float] = SimpleQueue()
+        threading.Thread(target=self._run, name="hard-exit", daemon=True).start()
+
+    def within(self, seconds: float) -> None:
+        """Exit `seconds` from now, unless an earlier time is set. Safe in a signal handler."""
+        self._limits.put(time.monotonic() + seconds)
+
+    def _run(self) -> None:
+        limit = self._limits.get()
+        with contextlib.suppress(Empty):
+            while True:
+                limit = min(limit, self._limits.get(timeout=max(0, limit - time.monotonic())))
+        logger.critical("a handler blocks the exit, ended by force, exit code %d", EXIT_FORCED)
+        os._exit(EXIT_FORCED)
+
+
+class Drain:
+    """Waits for SIGTERM or SIGINT, then lets all connections go.
+
+    The first signal begins: not ready at once, accepting a moment more, then closing one connection after
+    the other within `drain_seconds`. Another signal, or the end of that time, closes the rest at once; clients
+    then have `close_timeout` to answer. A handler that still hasn't returned is cancelled, and MARGIN later
+    the process ends whatever the handler does.
+    """
+
+    def __init__(self, settings: Settings, connections: Connections) -> None:
+        self._settings = settings
+        self._connections = connections
+        self._loop = asyncio.get_running_loop()
+        self._begun = asyncio.Event()
+        self._hurried = asyncio.Event()
+        self._signalled = False
+        self._hard_exit = HardExit()
+        self._leaving: set[asyncio.Task[None]] = set()
+        # Not loop.add_signal_handler: it wouldn't run while a handler blocks the loop.
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._signal)
+
+    @property
+    def begun(self) -> bool:
+        """Whether the process is about to go."""
+        return self._begun.is_set()
+
+    def _signal(self, *_: object) -> None:
+        patience = 0 if self._signalled else self._settings.drain_seconds
+        self._hard_exit.within(patience + self._settings.close_timeout + MARGIN)
+        self._loop.call_soon_threadsafe(self._hurried.set if self._signalled else self._begun.set)
+        self._signalled = True
+
+    async def run(self, listener: Listener) -> int:
+        """Wait for the signal, let all connections go, return the exit code: 0 or EXIT_FORCED."""
+        await self._begun.wait()
+        began = self._loop.time()
+        logger.info(
+            "draining: %d connections, at most %g seconds",
+            len(self._connections),
+            self._settings.drain_seconds,
+        )
+        calm = asyncio.create_task(self._close_paced(listener, began + self._settings.drain_seconds))
+        hurried = asyncio.create_task(self._hurried.wait())
+        await asyncio.wait(
+            {calm, hurried}, timeout=self._settings.drain_seconds, return_when=asyncio.FIRST_COMPLETED
+        )
+        calm.cancel()
+        hurried.cancel()
+        listener.close()
+        for connection in self._connections.open():
+            self._dismiss(connection)
+        closed = asyncio.create_task(listener.wait_closed())
+        await asyncio.wait({closed}, timeout=self._settings.close_timeout)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, signal.SIG_IGN)  # the process ends now, the loop can't be called any more
+        seconds = self._loop.time() - began
+        if closed.done():
+            logger.info("stopped after %.1f seconds", seconds)
+            return 0
+        logger.error(
+            "stopped after %.1f seconds, handlers of %d connections cancelled, exit code %d",
+            seconds,
+            len(self._connections),
+            EXIT_FORCED,
+        )
+        return EXIT_FORCED
+
+    async def _close_paced(self, listener: Listener, deadline: float) -> None:
+        await asyncio.sleep(SETTLE)
+        listener.close()
+        while waiting := self._connections.open():
+            count, pause = pace(len(waiting), deadline - self._loop.time(), self._settings.drain_rate)
+            for connection in waiting[:count]:
+                self._dismiss(connection)
+            await asyncio.sleep(pause)
+        await listener.wait_closed()
+
+    def _dismiss(self, connection: ServerConnection) -> None:
+        task = asyncio.create_task(self._close(connection))
+        self._leaving.add(task)
+        task.add_done_callback(self._leaving.discard)
+
+    async def _close(self, connection: ServerConnection) -> None:
+        try:
+            async with asyncio.timeout(self._settings.close_timeout):
+                await connection.close(self._settings.drain_code, REASON)
+        except TimeoutError:  # the library has this limit too, but not while it waits to write
+            connection.transport.abort()

@@ -1,0 +1,108 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The listening socket with the library's server behind it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+from websockets.asyncio.server import Server, serve, unix_serve
+from websockets.extensions.base import ServerExtensionFactory
+from websockets.extensions.permessage_deflate import ServerPerMessageDeflateFactory
+from websockets.http11 import SERVER
+
+from .config import Settings
+
+COMPRESSION = {"memory": (11, 4), "balanced": (12, 5), "ratio": (15, 8)}  # window bits, memory level
+
+
+def make_extensions(settings: Settings) -> list[ServerExtensionFactory]:
+    """Permessage-deflate as set; none if compression is off.
+
+    A client that doesn't offer to limit its window may use 15 bits, 32 KiB here. Rather than keep those for
+    the life of the connection, it is told not to refer to earlier messages.
+    """
+    if settings.compression == "off":
+        return []
+    bits, level = COMPRESSION[settings.compression]
+    server_bits = settings.server_window_bits or bits
+    client_bits = settings.client_window_bits or bits
+    zlib = {"memLevel": settings.mem_level or level}
+    return [
+        ServerPerMessageDeflateFactory(
+            server_max_window_bits=server_bits,
+            client_max_window_bits=client_bits,
+            compress_settings=zlib,
+            require_client_max_window_bits=client_bits < 15,
+        ),
+        ServerPerMessageDeflateFactory(
+            server_max_window_bits=server_bits, client_no_context_takeover=True, compress_settings=zlib
+        ),
+    ]
+
+
+def make_options(settings: Settings) -> dict[str, Any]:
+    """The keyword arguments of serve() and unix_serve()."""
+    return {
+        "origins": [
+            None if origin == "none" else re.compile(origin[1:]) if origin.startswith("~") else origin
+            for origin in settings.origins
+        ]
+        or None,
+        "extensions": make_extensions(settings),
+        "subprotocols": list(settings.subprotocols) or None,
+        "compression": None,  # the library's own; ours is in extensions
+        "server_header": SERVER if settings.server_header else None,
+        "open_timeout": settings.open_timeout,
+        "ping_interval": settings.ping_interval or None,
+        "ping_timeout": settings.ping_timeout or None,
+        "close_timeout": settings.close_timeout,
+        "max_size": settings.max_size,
+        "max_queue": settings.max_queue,
+        "write_limit": settings.write_limit,
+        "backlog": settings.backlog,
+    }
+
+
+class Listener:
+    """A server that accepts connections until `close`, and its unix socket's file."""
+
+    def __init__(self, server: Server, path: Path | None) -> None:
+        self._server = server
+        self._path = path
+        self._inode = path.stat() if path else None
+
+    @classmethod
+    async def open(cls, settings: Settings, **callbacks: Any) -> Listener:
+        """Start to listen; OSError if that's impossible. `callbacks`: handler and process_request."""
+        options = make_options(settings) | callbacks
+        if settings.unix_socket:
+            # A relative path stays so, because paths of unix sockets are limited to 107 bytes.
+            server = await unix_serve(path=settings.unix_socket, **options)
+            return cls(server, Path(settings.unix_socket).absolute())
+        server = await serve(
+            host=settings.host, port=settings.port, reuse_port=settings.reuse_port or None, **options
+        )
+        return cls(server, None)
+
+    def __str__(self) -> str:
+        """Where it listens."""
+        if self._path:
+            return f"unix:{self._path}"
+        return ", ".join("{}:{}".format(*sock.getsockname()) for sock in self._server.sockets)
+
+    def close(self) -> None:
+        """Stop accepting; open connections stay, handshakes under way get 503. Again: nothing happens."""
+        self._server.close(close_connections=False)
+        inode, self._inode = self._inode, None  # once closed, the number may become another file's
+        if self._path and inode:  # Python 3.13 removes the file by itself, 3.11 leaves it
+            with contextlib.suppress(FileNotFoundError):
+                if os.path.samestat(self._path.lstat(), inode):
+                    self._path.unlink()
+
+    async def wait_closed(self) -> None:
+        """Wait, after `close`, until all handlers have returned."""
+        await self._server.wait_closed()

@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One server process, from its start to its exit code."""
+
+import importlib
+import inspect
+import logging
+import operator
+import resource
+import sys
+from asyncio import AbstractEventLoop, Runner
+from collections.abc import Callable
+from importlib.util import find_spec
+
+from .config import Settings, refusal, shown
+from .connections import Connections, Handler
+from .drain import Drain
+from .health import make_process_request
+from .listener import Listener
+
+logger = logging.getLogger(__name__)
+
+
+def load_handler(name: str) -> Handler:
+    """Import `package.module:function`, from the working directory too; SettingError if it can't serve."""
+    if not sys.flags.safe_path:
+        sys.path.insert(0, "")
+    module, _, function = name.partition(":")
+    allowed = "package.module:function, an async function of one connection"
+    try:
+        handler: Handler = operator.attrgetter(function)(importlib.import_module(module))
+    except (AttributeError, ModuleNotFoundError) as error:
+        raise refusal("handler", name, f"{allowed} ({error})") from None
+    except Exception as error:
+        raise refusal("handler", name, f"{allowed} (its module can't be imported)") from error
+    if not any(map(inspect.iscoroutinefunction, (handler, type(handler).__call__))):
+        raise refusal("handler", name, allowed)
+    return handler
+
+
+def load_loop(name: str) -> Callable[[], AbstractEventLoop] | None:
+    """The event loop's factory; None is asyncio's own. SettingError if uvloop isn't installed."""
+    if name == "asyncio":
+        return None
+    if find_spec("uvloop") is None:
+        raise refusal("loop", name, "asyncio, as uvloop isn't installed")
+    import uvloop
+
+    return uvloop.new_event_loop
+
+
+def raise_nofile_limit() -> None:
+    """Allow as many open files, hence connections, as the system lets this process have."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+async def serve(settings: Settings, handler: Handler) -> int:
+    """Serve until SIGTERM or SIGINT; return the exit code, 1 if it's impossible to listen."""
+    connections = Connections(handler, settings.max_connections)
+    drain = Drain(settings, connections)
+    try:
+        listener = await Listener.open(
+            settings, handler=connections.serve, process_request=make_process_request(connections, drain)
+        )
+    except OSError as error:
+        logger.error(
+            "cannot listen on %s: %s", settings.unix_socket or f"{settings.host}:{settings.port}", error
+        )
+        return 1
+    changed = " ".join(f"{name}={shown(value)}" for name, value in settings.changed().items())
+    logger.info("listening on %s, settings: %s", listener, changed or "all default")
+    return await drain.run(listener)
+
+
+def run(settings: Settings) -> int:
+    """Load what the settings name, then serve; SettingError if it can't be loaded."""
+    handler, loop = load_handler(settings.handler), load_loop(settings.loop)
+    raise_nofile_limit()
+    with Runner(loop_factory=loop) as runner:
+        return runner.run(serve(settings, handler))
