@@ -1,0 +1,360 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Make Debian servers out of containers, for the demo and for the Molecule scenarios.
+
+    servers.py images                             build the images that are missing
+    servers.py up FLEET HOST=IMAGE[:PORT] ...     start the hosts of a fleet, on a network of their own
+    servers.py down FLEET                         remove them and their network
+    servers.py clean                              remove the images
+
+A host boots systemd, is reached by the others under its name, and has its port 443 published on
+127.0.0.1:PORT if one is given. The images are made by mmdebstrap from the Debian mirror that this machine's
+apt uses, so no image registry is needed; what the roles install lies in their apt cache.
+
+Environment: WSFLEET_ENGINE (podman or docker; default: the one that works, podman first),
+WSFLEET_MIRROR (Debian mirror to build the images from; default: this machine's).
+
+Needs nothing but Python's standard library: it runs before the virtual environment exists.
+"""
+
+from __future__ import annotations
+
+import argparse
+import fcntl
+import functools
+import hashlib
+import json
+import os
+import resource
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+CACHE = ROOT / ".cache"
+REPOSITORY = "localhost/wsfleet"
+
+SUITES = {"debian12": "bookworm", "debian13": "trixie"}
+CLIENT_BASE = "debian13"
+IMAGES = (*SUITES, "client")
+
+# What a Debian server has as installed; a minimal bootstrap lacks them.
+INSTALLED = "ca-certificates dbus iproute2 logrotate procps python3 python3-apt sudo systemd systemd-sysv".split()
+# What the roles install: downloaded but not installed, so that installing them is quick and needs no network.
+DOWNLOADED = "nginx python3-cryptography python3-venv supervisor".split()
+CLIENT_PACKAGES = ["python3-websockets"]
+
+INIT = ["/sbin/init"]
+# Ansible's cache_valid_time goes by the age of this folder: the lists are as old as the image, but sufficient.
+START = ["/bin/sh", "-c", "touch /var/lib/apt/lists && exec /sbin/init"]
+
+
+class Problem(Exception):
+    """Something that the user can act on, said in a sentence."""
+
+
+def run(*command: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+    """Run a command quietly; a failure raises Problem with the command's own last words."""
+    done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+    if check and done.returncode:
+        words = (done.stderr or done.stdout).strip() or f"exit status {done.returncode}"
+        raise Problem(f"'{' '.join(command[:3])}' failed: {words}")
+    return done
+
+
+def say(text: str) -> None:
+    print(text, flush=True)
+
+
+# --- engine -----------------------------------------------------------------------------------------------
+
+
+def unified_cgroups() -> bool:
+    """Whether /sys/fs/cgroup is cgroup v2 only, rather than v1 or a hybrid of both."""
+    return Path("/sys/fs/cgroup/cgroup.controllers").exists()
+
+
+@dataclass(frozen=True)
+class Engine:
+    """Podman or Docker, with what this machine needs to run systemd in a container of theirs."""
+
+    name: str
+
+    def __call__(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+        # crun, which podman prefers, refuses to start systemd on v1 and hybrid cgroups.
+        runtime = ["--runtime", "runc"] if self.name == "podman" and not unified_cgroups() else []
+        return run(self.name, *runtime, *arguments, check=check)
+
+    def limits(self) -> list[str]:
+        """Flags of `run` for limits that this machine allows, which the engines' defaults may exceed."""
+        # Podman lowers its own limit of processes to pid_max, and can't hand on more than it has.
+        processes = limit(resource.RLIMIT_NPROC, int(Path("/proc/sys/kernel/pid_max").read_text()))
+        files = limit(resource.RLIMIT_NOFILE, 1024 * 1024)
+        return [f"--ulimit=nofile=1024:{files}", f"--ulimit=nproc={processes}:{processes}"]
+
+    def systemd(self) -> list[str]:
+        """Flags of `run` under which systemd boots as the first process."""
+        if self.name == "podman":
+            return ["--systemd=always"]
+        flags = ["--env=container=docker", "--cap-add=SYS_ADMIN", "--tmpfs=/run", "--tmpfs=/run/lock"]
+        if unified_cgroups():
+            return [*flags, "--cgroupns=host", "--volume=/sys/fs/cgroup:/sys/fs/cgroup:rw"]
+        return [*flags, "--cgroupns=private", "--volume=/sys/fs/cgroup/systemd:/sys/fs/cgroup/systemd:rw"]
+
+
+def limit(which: int, ceiling: int) -> int:
+    """This process's own hard limit, but not above the ceiling."""
+    hard = resource.getrlimit(which)[1]
+    return ceiling if hard == resource.RLIM_INFINITY else min(hard, ceiling)
+
+
+def why_not(name: str) -> str | None:
+    """Why this engine can't run servers here, or None if it can."""
+    if not shutil.which(name):
+        return "is not installed"
+    rootless = name == "podman" and os.geteuid() != 0
+    if rootless and not unified_cgroups():
+        return "can run systemd for an ordinary user only on cgroup v2, which this machine doesn't have: use root"
+    done = run(name, "info", check=False)
+    if done.returncode:
+        hint = " (is the daemon running, and are you in the group docker?)" if name == "docker" else ""
+        return f"doesn't work: {done.stderr.strip().splitlines()[-1]}{hint}"
+    return None
+
+
+def find_engine() -> Engine:
+    wanted = os.environ.get("WSFLEET_ENGINE", "")
+    if wanted not in ("", "podman", "docker"):
+        raise Problem(f"WSFLEET_ENGINE is '{wanted}', but must be podman or docker.")
+    reasons = {}
+    for name in [wanted] if wanted else ["podman", "docker"]:
+        reason = why_not(name)
+        if reason is None:
+            return Engine(name)
+        reasons[name] = reason
+    raise Problem("No container engine: " + "; ".join(f"{name} {reason}" for name, reason in reasons.items()) + ".")
+
+
+# --- images -----------------------------------------------------------------------------------------------
+
+
+@functools.cache
+def mirror() -> str:
+    """Address of the Debian mirror that this machine's apt uses, else Debian's own."""
+    if "WSFLEET_MIRROR" in os.environ:
+        return os.environ["WSFLEET_MIRROR"]
+    form = "$(RELEASE) $(COMPONENT) $(REPO_URI)"
+    targets = run("apt-get", "indextargets", "--format", form, "Created-By: Packages", check=False).stdout
+    releases = {*SUITES.values(), "stable", "testing", "sid", "unstable"}
+    for target in targets.splitlines():
+        release, component, address = target.split(" ", 2)
+        if release in releases and component == "main":
+            return address
+    return "http://deb.debian.org/debian"
+
+
+def recipe(image: str) -> list[str]:
+    """The mmdebstrap command, less the output file, that makes an image; the same words make the same image."""
+    if image == "client":
+        return [*recipe(CLIENT_BASE), "client", *CLIENT_PACKAGES]
+    packages = [*DOWNLOADED, *(CLIENT_PACKAGES if image == CLIENT_BASE else [])]
+    download = f"apt-get install --yes --download-only --no-install-recommends {' '.join(packages)}"
+    return [
+        "mmdebstrap",
+        "--variant=minbase",
+        f"--include={','.join(INSTALLED)}",
+        "--skip=cleanup/apt/lists,cleanup/apt/cache",
+        "--dpkgopt=force-unsafe-io",
+        *(f"--dpkgopt=path-exclude=/usr/share/{folder}/*" for folder in ("doc", "locale", "man")),
+        '--aptopt=APT::Keep-Downloaded-Packages "true"',
+        '--customize-hook=rm -f "$1"/var/cache/apt/archives/*.deb',
+        f'--customize-hook=env -u APT_CONFIG chroot "$1" {download}',
+        '--customize-hook=env -u APT_CONFIG chroot "$1" apt-cache gencaches',
+        SUITES[image],
+        mirror(),
+    ]
+
+
+def tag(image: str) -> str:
+    """Full name of an image; it changes with the recipe, so a changed recipe is built anew."""
+    digest = hashlib.sha256(json.dumps([recipe(image), INIT]).encode()).hexdigest()[:12]
+    return f"{REPOSITORY}/{image}:{digest}"
+
+
+def exists(engine: Engine, image: str) -> bool:
+    return engine("image", "inspect", tag(image), check=False).returncode == 0
+
+
+def build(engine: Engine, image: str) -> None:
+    """Build one image of a suite, or the client from its base."""
+    say(f"image {image}: building from Debian's packages")
+    began = time.monotonic()
+    if image == "client":
+        name = "wsfleet-build-client"
+        install = ["apt-get", "install", "--yes", "--no-install-recommends", *CLIENT_PACKAGES]
+        engine("rm", "--force", name, check=False)
+        engine("run", f"--name={name}", *engine.limits(), "--network=none", tag(CLIENT_BASE), *install)
+        engine("commit", "--change", f"CMD {json.dumps(INIT)}", name, tag(image))
+        engine("rm", name)
+    else:
+        archive = CACHE / f"{image}.tar"
+        log = CACHE / f"{image}.log"
+        command = recipe(image)
+        with log.open("w") as output:
+            done = subprocess.run([*command[:-1], str(archive), command[-1]], stdout=output, stderr=output)
+        if done.returncode:
+            tail = "\n".join(log.read_text().splitlines()[-15:])
+            raise Problem(f"mmdebstrap could not make the image {image}; the end of {log}:\n{tail}")
+        engine("import", "--change", f"CMD {json.dumps(INIT)}", str(archive), tag(image))
+        archive.unlink()
+    say(f"image {image}: ready after {time.monotonic() - began:.0f} s")
+
+
+def make_images(engine: Engine, images: Sequence[str]) -> None:
+    """Build those images that don't exist; one process builds at a time, two suites side by side."""
+    CACHE.mkdir(exist_ok=True)
+    with (CACHE / "images.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        missing = [image for image in images if not exists(engine, image)]
+        if "client" in missing and CLIENT_BASE not in missing and not exists(engine, CLIENT_BASE):
+            missing.insert(0, CLIENT_BASE)
+        with ThreadPoolExecutor() as pool:
+            list(pool.map(lambda image: build(engine, image), [image for image in missing if image != "client"]))
+        if "client" in missing:
+            build(engine, "client")
+
+
+def clean(engine: Engine) -> None:
+    """Remove every image made here, of this recipe and of earlier ones."""
+    for image in IMAGES:
+        found = engine("images", "--quiet", f"{REPOSITORY}/{image}").stdout.split()
+        if found:
+            engine("rmi", "--force", *dict.fromkeys(found))
+
+
+# --- fleets -----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Host:
+    name: str
+    image: str
+    port: int | None
+
+    @classmethod
+    def parse(cls, text: str) -> Host:
+        """From HOST=IMAGE[:PORT]."""
+        name, _, rest = text.partition("=")
+        image, _, port = rest.partition(":")
+        if not name or image not in IMAGES or (port and not port.isdigit()):
+            raise argparse.ArgumentTypeError(f"'{text}' is not HOST=IMAGE[:PORT] with IMAGE one of {', '.join(IMAGES)}")
+        return cls(name, image, int(port) if port else None)
+
+
+def network(fleet: str) -> str:
+    return f"wsfleet-{fleet}"
+
+
+def container(fleet: str, host: str) -> str:
+    return f"wsfleet-{fleet}-{host}"
+
+
+def state(engine: Engine, name: str) -> tuple[str, str]:
+    """Image and status of a container, ("", "") if there is none."""
+    done = engine("container", "inspect", "--format={{.Config.Image}} {{.State.Status}}", name, check=False)
+    image, _, status = done.stdout.strip().partition(" ")
+    return image, status
+
+
+def start(engine: Engine, fleet: str, host: Host) -> None:
+    """Have one host run, and wait until its systemd has booted; one of another image is replaced."""
+    name = container(fleet, host.name)
+    image, status = state(engine, name)
+    if image != tag(host.image):
+        engine("rm", "--force", name, check=False)
+        publish = [f"--publish=127.0.0.1:{host.port}:443"] if host.port else []
+        where = [f"--name={name}", f"--hostname={host.name}", f"--network={network(fleet)}"]
+        where.append(f"--network-alias={host.name}")
+        engine("run", "--detach", *where, *publish, *engine.limits(), *engine.systemd(), tag(host.image), *START)
+    elif status != "running":
+        engine("start", name)
+    deadline = time.monotonic() + 60
+    while True:
+        booted = engine("exec", name, "systemctl", "is-system-running", "--wait", check=False).stdout.strip()
+        if booted in ("running", "degraded"):
+            return
+        if time.monotonic() > deadline:
+            last = engine("logs", "--tail=20", name, check=False)
+            raise Problem(f"systemd in {name} did not boot within 60 s ({booted or 'no answer'}):\n{last.stdout}")
+        time.sleep(0.2)
+
+
+def inventory(engine: Engine, fleet: str, hosts: Sequence[Host]) -> str:
+    """How Ansible reaches the hosts of a fleet, as a YAML inventory."""
+    variables = {
+        host.name: {
+            "ansible_connection": "wsfleet_container",
+            "ansible_host": container(fleet, host.name),
+            "ansible_python_interpreter": "/usr/bin/python3",
+            "wsfleet_engine": engine.name,
+        }
+        for host in hosts
+    }
+    return "---\n" + json.dumps({"all": {"hosts": variables}}, indent=2) + "\n"
+
+
+def up(engine: Engine, fleet: str, hosts: Sequence[Host], into: Path | None) -> None:
+    make_images(engine, list(dict.fromkeys(host.image for host in hosts)))
+    if engine("network", "inspect", network(fleet), check=False).returncode:
+        engine("network", "create", network(fleet))
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(lambda host: start(engine, fleet, host), hosts))
+    if into:
+        into.write_text(inventory(engine, fleet, hosts))
+    say(f"{fleet}: {', '.join(host.name for host in hosts)} running under {engine.name}")
+
+
+def down(engine: Engine, fleet: str) -> None:
+    names = engine("ps", "--all", f"--filter=network={network(fleet)}", "--format={{.Names}}").stdout.split()
+    if names:
+        engine("rm", "--force", "--volumes", *names)
+    if engine("network", "inspect", network(fleet), check=False).returncode == 0:
+        engine("network", "rm", network(fleet))
+    say(f"{fleet}: removed")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("images", help="build the images that are missing")
+    commands.add_parser("clean", help="remove the images")
+    command = commands.add_parser("up", help="start the hosts of a fleet")
+    command.add_argument("fleet")
+    command.add_argument("hosts", nargs="+", type=Host.parse, metavar="HOST=IMAGE[:PORT]")
+    command.add_argument("--inventory", type=Path, help="write how Ansible reaches them to this file")
+    command = commands.add_parser("down", help="remove a fleet")
+    command.add_argument("fleet")
+    arguments = parser.parse_args()
+    try:
+        engine = find_engine()
+        if arguments.command == "images":
+            make_images(engine, IMAGES)
+        elif arguments.command == "up":
+            up(engine, arguments.fleet, arguments.hosts, arguments.inventory)
+        elif arguments.command == "down":
+            down(engine, arguments.fleet)
+        else:
+            clean(engine)
+    except Problem as problem:
+        print(f"servers: {problem}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
