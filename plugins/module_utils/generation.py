@@ -274,6 +274,7 @@ class Layout:
 def _environment(number: int, settings: Settings) -> str:
     variables = {
         "PATH": f"{settings.release}/venv/bin:/usr/local/bin:/usr/bin:/bin",
+        "PYTHONPATH": f"{settings.release}/app",
         "PYTHONUNBUFFERED": "1",
         **settings.environment,
         **settings.secrets,

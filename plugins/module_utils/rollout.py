@@ -21,6 +21,7 @@ from ansible_collections.wsfleet.websockets.plugins.module_utils.supervisor impo
 # supervisord restarts a process that dies young; after so many starts we call the release broken.
 STARTS_UNTIL_BROKEN = 3
 LOG_LINES = 20
+GLANCES = 5
 
 
 class RolloutError(Exception):
@@ -138,7 +139,13 @@ class Rollout:
             self._supervisor.stop(self.layout.process(member))
         if wait:
             self._wait_until_stopped(plan.leave)
-        return self.prune(plan.generation)
+        # One without connections exits at once: look a few times before calling it draining.
+        for _ in range(GLANCES if plan.leave else 1):
+            draining = self.prune(plan.generation)
+            if not draining:
+                break
+            self.sleep(0.2)
+        return draining
 
     def prune(self, target: int) -> list[Member]:
         """Forget what has stopped draining; returns what hasn't."""

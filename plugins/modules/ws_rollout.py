@@ -262,6 +262,8 @@ def _present(module: AnsibleModule, rollout: Rollout) -> dict[str, t.Any]:
     else:
         moved = rollout.execute(plan)
         draining = rollout.settle(plan, wait)
+        for warning in rollout.warnings:
+            module.warn(warning)
         release = Path(rollout.settings.release)
         if release.parent == layout.path / "releases" and layout.current.resolve() != release:
             layout.activate(rollout.settings.release)
@@ -272,7 +274,6 @@ def _present(module: AnsibleModule, rollout: Rollout) -> dict[str, t.Any]:
         "started": plan.start,
         "retired": plan.retire,
         "draining": [layout.process(member) for member in draining],
-        "warnings": rollout.warnings,
         "diff": {
             "before_header": f"{layout.app} slots",
             "after_header": f"{layout.app} slots",

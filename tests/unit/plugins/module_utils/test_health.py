@@ -1,0 +1,87 @@
+# Copyright (c) 2026 The wsfleet maintainers
+# GNU General Public License v3.0 or later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import threading
+import typing as t
+from collections.abc import Iterator
+from http import HTTPStatus
+from pathlib import Path
+
+import pytest
+from ansible_collections.wsfleet.websockets.plugins.module_utils.health import Address, problem
+from websockets.asyncio.server import ServerConnection, unix_serve
+from websockets.http11 import Request, Response
+
+
+class App:
+    """A websockets server in a thread; `closed` holds the close code of each connection."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.closed: list[int | None] = []
+        self.ready = threading.Event()
+
+        self.thread = threading.Thread(target=lambda: asyncio.run(self._serve()))
+
+    def finish(self) -> None:
+        if self.thread.is_alive():
+            self.loop.call_soon_threadsafe(self.stop.set)
+            self.thread.join(5)
+
+    async def _serve(self) -> None:
+        self.loop = asyncio.get_running_loop()
+        self.stop = asyncio.Event()
+        async with unix_serve(self._handle, self.path, process_request=self._answer):
+            self.ready.set()
+            await self.stop.wait()
+
+    async def _handle(self, connection: ServerConnection) -> None:
+        await connection.wait_closed()
+        self.closed.append(connection.close_code)
+
+    def _answer(self, connection: ServerConnection, request: Request) -> Response | None:
+        answers = {"/readyz": HTTPStatus.OK, "/full": HTTPStatus.SERVICE_UNAVAILABLE}
+        status = answers.get(request.path)
+        return connection.respond(status, "\n") if status else None
+
+
+@pytest.fixture
+def app(tmp_path: Path) -> Iterator[App]:
+    app = App(str(tmp_path / "app.sock"))
+    app.thread.start()
+    assert app.ready.wait(5)
+    yield app
+    app.finish()
+
+
+def test_path_that_answers_200_is_healthy(app: App) -> None:
+    assert problem(Address(app.path), "/readyz") == ""
+
+
+def test_path_that_answers_503_is_not(app: App) -> None:
+    assert problem(Address(app.path), "/full") == f"{app.path} answers 503 to GET /full"
+
+
+def test_handshake_is_enough_without_a_path_and_closes_with_1000(app: App) -> None:
+    assert problem(Address(app.path), "") == ""
+    app.finish()
+    assert app.closed == [1000]
+
+
+@pytest.mark.parametrize("address", [Address("/nowhere/app.sock"), Address(port=1)])
+def test_nobody_there(address: Address) -> None:
+    assert problem(address, "/readyz").startswith(f"{address} doesn't answer: ")
+
+
+def test_process_that_accepts_and_says_nothing(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as listener:
+        path = str(tmp_path / "mute.sock")
+        listener.bind(path)
+        listener.listen()
+        found: t.Any = problem(Address(path), "", timeout=0.2)
+    assert found == f"{path} doesn't answer: timed out"

@@ -1,0 +1,343 @@
+# Copyright (c) 2026 The wsfleet maintainers
+# GNU General Public License v3.0 or later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A rollout on a real folder tree, with a supervisord that exists in memory only."""
+
+from __future__ import annotations
+
+import grp
+import os
+import pwd
+import stat
+import subprocess
+import typing as t
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from ansible_collections.wsfleet.websockets.plugins.module_utils.generation import Layout, Member, Settings
+from ansible_collections.wsfleet.websockets.plugins.module_utils.health import Address
+from ansible_collections.wsfleet.websockets.plugins.module_utils.rollout import Plan, Rollout, RolloutError
+from ansible_collections.wsfleet.websockets.plugins.module_utils.supervisor import Process, Supervisor
+
+ME = pwd.getpwuid(os.getuid()).pw_name
+MY_GROUP = grp.getgrgid(os.getgid()).gr_name
+
+
+class FakeSupervisor:
+    """Reads the programs' files as supervisord does; what it does with processes is in `calls`."""
+
+    def __init__(self, programs: Path) -> None:
+        self.programs = programs
+        self.known: set[str] = set()
+        self.states: dict[str, str] = {}
+        self.starts: dict[str, int] = {}
+        self.calls: list[str] = []
+        self.broken = False
+        self.drains_for_ever = False
+
+    def processes(self) -> list[Process]:
+        for group, state in self.states.items():
+            if state == "BACKOFF":
+                self.starts[group] += 1
+        return [
+            Process(group, group.split("-")[0], state, 1, self.starts[group], 0, "Exited too quickly")
+            for group, state in self.states.items()
+        ]
+
+    def reread(self) -> None:
+        self.known = {file.stem for file in self.programs.glob("*.conf")}
+
+    def add(self, group: str) -> None:
+        assert group in self.known, "added before it was reread"
+        if group not in self.states:
+            self.start(f"{group}:{group.split('-')[0]}")
+
+    def remove(self, group: str) -> None:
+        assert self.states[group] == "STOPPED", "removed while it ran"
+        del self.states[group]
+        self.calls.append(f"remove {group}")
+
+    def start(self, name: str) -> None:
+        group = name.split(":")[0]
+        self.starts[group] = self.starts.get(group, 0) + 1
+        self.states[group] = "BACKOFF" if self.broken else "RUNNING"
+        self.calls.append(f"start {group}")
+
+    def stop(self, name: str) -> None:
+        group = name.split(":")[0]
+        if self.states.get(group) in ("RUNNING", "BACKOFF"):
+            self.states[group] = "STOPPING" if self.drains_for_ever else "STOPPED"
+            self.calls.append(f"stop {group}")
+
+
+class Host:
+    """One host with the app `echo`; `roll()` is what a run of ws_rollout does."""
+
+    def __init__(self, root: Path) -> None:
+        for folder in ("run", "etc/supervisor/conf.d", "etc/tmpfiles.d", "opt/echo", "var/log/echo"):
+            (root / folder).mkdir(parents=True)
+        self.root = root
+        self.layout = Layout("echo", "/opt/echo", str(root))
+        self.supervisor = FakeSupervisor(self.layout.programs)
+        self.asked: list[str] = []
+        self.sick: set[str] = set()
+        self.settings = Settings("/opt/echo/releases/a", "python server.py", ME, MY_GROUP, {}, {}, 0, 50)
+
+    def rollout(self, processes: int = 2, **changes: t.Any) -> Rollout:
+        self.settings = replace(self.settings, **changes)
+        now = 0.0
+
+        def clock() -> float:
+            return now
+
+        def sleep(seconds: float) -> None:
+            nonlocal now
+            now += seconds
+
+        return Rollout(
+            self.layout,
+            self.settings,
+            processes,
+            t.cast(Supervisor, self.supervisor),
+            clock=clock,
+            sleep=sleep,
+            problem=self._problem,
+        )
+
+    def roll(self, processes: int = 2, **changes: t.Any) -> Plan:
+        rollout = self.rollout(processes, **changes)
+        plan = rollout.plan()
+        rollout.execute(plan)
+        rollout.settle(plan, wait=False)
+        return plan
+
+    def _problem(self, address: Address, path: str) -> str:
+        self.asked.append(f"{address}{path}")
+        return "not ready" if any(part in str(address) for part in self.sick) else ""
+
+    def links(self) -> dict[str, str]:
+        return {path.name: str(path.readlink()) for path in self.layout.run.glob("*.sock")}
+
+    def programs(self) -> list[str]:
+        return sorted(file.stem for file in self.layout.programs.glob("*"))
+
+
+@pytest.fixture
+def host(tmp_path: Path) -> Host:
+    return Host(tmp_path)
+
+
+def test_first_deployment_runs_every_slot(host: Host) -> None:
+    plan = host.roll(processes=3)
+    assert plan.changes
+    assert host.links() == {f"echo_0{n}.sock": f"g1/echo_0{n}.sock" for n in range(3)}
+    assert host.programs() == ["echo_00-g1", "echo_01-g1", "echo_02-g1"]
+
+
+def test_second_run_changes_nothing(host: Host) -> None:
+    host.roll()
+    host.supervisor.calls.clear()
+    assert not host.roll().changes
+    assert host.supervisor.calls == []
+
+
+def test_upgrade_starts_all_new_before_the_first_switch_and_stops_old_last(host: Host) -> None:
+    host.roll()
+    host.supervisor.calls.clear()
+    switched_while_asking: list[str] = []
+    problem = host._problem
+
+    def spy(address: Address, path: str) -> str:
+        switched_while_asking.extend(target for target in host.links().values() if target.startswith("g2"))
+        return problem(address, path)
+
+    rollout = host.rollout(release="/opt/echo/releases/b")
+    rollout.problem = spy
+    plan = rollout.plan()
+    rollout.execute(plan)
+    rollout.settle(plan, wait=False)
+    assert switched_while_asking == []
+    assert host.supervisor.calls == [
+        "start echo_00-g2",
+        "start echo_01-g2",
+        "stop echo_00-g1",
+        "stop echo_01-g1",
+        "remove echo_00-g1",
+        "remove echo_01-g1",
+    ]
+    assert set(host.links().values()) == {"g2/echo_00.sock", "g2/echo_01.sock"}
+    assert host.layout.all_generations() == {2}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"release": "/opt/echo/releases/b"},
+        {"command": "python other.py"},
+        {"environment": {"A": "1"}},
+        {"secrets": {"A": "1"}},
+        {"stop_seconds": 60},
+    ],
+)
+def test_any_changed_setting_is_a_new_generation(host: Host, change: dict[str, t.Any]) -> None:
+    host.roll()
+    assert host.roll(**change).move == [0, 1]
+
+
+@pytest.mark.parametrize("broken", [True, False])
+def test_unhealthy_release_leaves_all_as_it_was(host: Host, broken: bool) -> None:
+    host.roll()
+    before = (host.links(), host.programs(), host.layout.all_generations(), dict(host.supervisor.states))
+    host.layout.log(0).write_text("old line\n")
+    host.supervisor.broken = broken
+    host.sick.add("g2")
+    with pytest.raises(RolloutError, match=r"echo_00 of generation 2 .* wasn't healthy"):
+        host.roll(release="/opt/echo/releases/b")
+    assert (host.links(), host.programs(), host.layout.all_generations(), host.supervisor.states) == before
+
+
+def test_failure_carries_the_new_log_lines_only(host: Host) -> None:
+    host.layout.log(0).write_text("of an older process\n")
+    rollout = host.rollout()
+
+    def crash(address: Address, path: str) -> str:
+        with host.layout.log(0).open("a") as log:
+            log.write("ImportError: no module named chat\n")
+        return "not ready"
+
+    rollout.problem = crash
+    with pytest.raises(RolloutError) as failure:
+        rollout.execute(rollout.plan())
+    assert "ImportError: no module named chat" in str(failure.value)
+    assert "older" not in str(failure.value)
+
+
+def test_draining_process_is_left_alone_and_pruned_later(host: Host) -> None:
+    host.roll()
+    host.supervisor.drains_for_ever = True
+    rollout = host.rollout(release="/opt/echo/releases/b")
+    plan = rollout.plan()
+    rollout.execute(plan)
+    assert rollout.settle(plan, wait=False) == [Member(0, 1), Member(1, 1)]
+    assert host.layout.all_generations() == {1, 2}, "its start script and sockets are still needed"
+    host.supervisor.states.update({"echo_00-g1": "STOPPED", "echo_01-g1": "STOPPED"})
+    assert not host.roll().changes
+    assert host.layout.all_generations() == {2}
+    assert sorted(host.supervisor.states) == ["echo_00-g2", "echo_01-g2"]
+
+
+def test_growing_touches_no_running_process(host: Host) -> None:
+    host.roll(processes=2)
+    host.supervisor.calls.clear()
+    assert host.roll(processes=4).move == [2, 3]
+    assert host.supervisor.calls == ["start echo_02-g1", "start echo_03-g1"]
+
+
+def test_shrinking_lends_the_slot_until_the_next_run(host: Host) -> None:
+    host.roll(processes=3)
+    host.supervisor.calls.clear()
+    host.roll(processes=2)
+    assert host.supervisor.calls == ["stop echo_02-g1", "remove echo_02-g1"]
+    assert host.links()["echo_02.sock"] == "echo_00.sock"
+    assert not host.roll(processes=2).changes
+    assert "echo_02.sock" not in host.links()
+
+
+def test_stopped_process_is_started_again(host: Host) -> None:
+    host.roll()
+    host.supervisor.states["echo_01-g1"] = "STOPPED"
+    assert host.roll().start == [1]
+    assert host.supervisor.states["echo_01-g1"] == "RUNNING"
+
+
+@pytest.mark.parametrize("step", ["add", "switch", "write_tmpfiles", "remove_program"])
+def test_run_killed_in_the_middle_is_finished_by_the_next(
+    host: Host, step: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host.roll()
+    target: t.Any = host.supervisor if step == "add" else host.layout
+    real, calls = getattr(target, step), 0
+
+    def killed(*arguments: t.Any) -> t.Any:
+        nonlocal calls
+        calls += 1
+        if calls > 1 or step == "write_tmpfiles":
+            raise KeyboardInterrupt
+        return real(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(target, step, killed)
+        with pytest.raises(KeyboardInterrupt):
+            host.roll(release="/opt/echo/releases/b")
+    assert all(host.supervisor.states[target] == "RUNNING" for target in _served_by(host)), (
+        "a slot leads nowhere"
+    )
+    host.roll()
+    assert set(host.links().values()) == {"g2/echo_00.sock", "g2/echo_01.sock"}
+    assert host.programs() == ["echo_00-g2", "echo_01-g2"]
+    assert host.supervisor.states == {"echo_00-g2": "RUNNING", "echo_01-g2": "RUNNING"}
+
+
+def _served_by(host: Host) -> list[str]:
+    return [f"{name.removesuffix('.sock')}-{target.split('/')[0]}" for name, target in host.links().items()]
+
+
+def test_after_a_killed_run_the_old_settings_still_serve(host: Host) -> None:
+    host.roll()
+    rollout = host.rollout(release="/opt/echo/releases/b")
+    plan = rollout.plan()
+    host.layout.create(plan.generation, rollout.settings)
+    assert not host.roll(release="/opt/echo/releases/a").changes
+    assert host.layout.all_generations() == {1}
+
+
+def test_tcp_app_is_stopped_before_it_starts_slot_by_slot_and_says_so(host: Host) -> None:
+    host.roll(port=8100)
+    assert host.asked[-1] == "127.0.0.1:8101"
+    host.supervisor.calls.clear()
+    rollout = host.rollout(release="/opt/echo/releases/b")
+    rollout.execute(rollout.plan())
+    assert host.supervisor.calls == [
+        "stop echo_00-g1",
+        "start echo_00-g2",
+        "stop echo_01-g1",
+        "start echo_01-g2",
+    ]
+    assert "is stopped before the new one starts" in rollout.warnings[0]
+
+
+def test_boot_starts_the_serving_generation_only(host: Host) -> None:
+    host.roll()
+    host.roll(release="/opt/echo/releases/b")
+    tmpfiles = host.layout.tmpfiles.read_text()
+    assert "g2/echo_00.sock" in tmpfiles
+    assert "g1" not in tmpfiles
+    assert host.programs() == ["echo_00-g2", "echo_01-g2"]
+
+
+def test_removal_leaves_releases_only(host: Host) -> None:
+    host.roll()
+    assert host.rollout().remove()
+    assert host.supervisor.states == {}
+    assert host.programs() == []
+    assert not host.layout.run.exists()
+    assert not host.layout.generations.exists()
+    assert not host.rollout().remove()
+
+
+def test_start_script_hands_over_environment_and_secrets(host: Host) -> None:
+    value = 'it\'s $ecret\n`two` "lines"'
+    host.roll(secrets={"TOKEN": value}, command='printf %s "$TOKEN"')
+    folder = host.layout.generations / "1"
+    printed = subprocess.run([folder / "start"], capture_output=True, text=True, check=True)
+    assert printed.stdout == value
+    assert stat.S_IMODE((folder / "environment").stat().st_mode) == 0o400
+    assert value not in (folder / "start").read_text() + (folder / "generation.json").read_text()
+    assert stat.S_IMODE((host.layout.run / "g1").stat().st_mode) == 0o2750
+
+
+def test_other_programs_are_not_ours(host: Host) -> None:
+    assert host.layout.member("cron") is None
+    assert host.layout.member("echo_two_00-g1") is None
+    assert host.layout.member("echo_07-g12") == Member(7, 12)
