@@ -155,7 +155,7 @@ class ConfigSet:
         if result.returncode or any(re.search(pattern, output) for pattern in refuse):
             shown = " ".join(command).replace("{stage}", str(self.root))
             raise ConfigError(
-                f"{self.root} was left as it is because `{shown}` refused the new configuration: {output}"
+                f"{self.root} was left as it is because `{shown}` refused the new configuration:\n{output}"
             )
 
     def apply(self, wanted: Mapping[str, Node], changes: Changes) -> None:

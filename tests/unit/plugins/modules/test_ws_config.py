@@ -69,7 +69,7 @@ def test_a_refused_configuration_is_reported_in_the_validators_words(host: Host)
     result = host.run({"path": "site", "content": "bad line\n"})
     assert result["msg"] == (
         f'{host.root} was left as it is because `sh -c ! grep -r bad "$0" {host.root}` refused'
-        f" the new configuration: {host.root}/site:bad line"
+        f" the new configuration:\n{host.root}/site:bad line"
     )
     assert list(host.root.iterdir()) == []
 
