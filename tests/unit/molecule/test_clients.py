@@ -58,7 +58,10 @@ class Server:
 
     def stop(self) -> None:
         self.process.terminate()
-        self.process.communicate(timeout=10)
+        try:
+            self.process.communicate(timeout=10)
+        finally:
+            self.process.kill()
 
 
 @pytest.fixture
