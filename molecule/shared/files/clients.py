@@ -348,7 +348,8 @@ async def last_word(args: argparse.Namespace, stop: asyncio.Event) -> Result:
     async def listen(websocket: ClientConnection) -> None:
         nonlocal answered
         try:
-            answered += await websocket.recv() == "last word"
+            answer = await websocket.recv()
+            answered += answer == "last word"
             await websocket.recv()
         except ConnectionClosed as exc:
             seen.closed_by(exc)
@@ -359,7 +360,6 @@ async def last_word(args: argparse.Namespace, stop: asyncio.Event) -> Result:
     await seen.ready(stop)
     for websocket in websockets:
         await websocket.send("last word")
-    await asyncio.sleep(args.delay)
     for pid in args.kill:
         os.kill(pid, signal.SIGTERM)
     tasks = [asyncio.create_task(listen(websocket)) for websocket in websockets]
@@ -476,9 +476,6 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
                 "--reconnect", action="store_true", help="open a new connection for a closed one"
             )
         if run is last_word:
-            sub.add_argument(
-                "--delay", type=number(0, 60), default=0, help="between message and SIGTERM (default 0)"
-            )
             sub.add_argument("--kill", type=number(2, 2**22, int), metavar="PID", nargs="+", default=[])
     command(handshakes).add_argument(
         "--rate", type=number(1, 2000), default=20, help="handshakes a second (default 20)"
