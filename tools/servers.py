@@ -44,9 +44,20 @@ CLIENT_BASE = "debian13"
 IMAGES = (*SUITES, "client")
 
 # What a Debian server has as installed; a minimal bootstrap lacks them.
-INSTALLED = "ca-certificates dbus iproute2 logrotate procps python3 python3-apt sudo systemd systemd-sysv".split()
+INSTALLED = [
+    "ca-certificates",
+    "dbus",
+    "iproute2",
+    "logrotate",
+    "procps",
+    "python3",
+    "python3-apt",
+    "sudo",
+    "systemd",
+    "systemd-sysv",
+]
 # What the roles install: downloaded but not installed, so that installing them is quick and needs no network.
-DOWNLOADED = "nginx python3-cryptography python3-venv supervisor".split()
+DOWNLOADED = ["nginx", "python3-cryptography", "python3-venv", "supervisor"]
 CLIENT_PACKAGES = ["python3-websockets"]
 
 INIT = ["/sbin/init"]
@@ -54,16 +65,16 @@ INIT = ["/sbin/init"]
 START = ["/bin/sh", "-c", "touch /var/lib/apt/lists && exec /sbin/init"]
 
 
-class Problem(Exception):
+class ServersError(Exception):
     """Something that the user can act on, said in a sentence."""
 
 
 def run(*command: str, check: bool = True) -> subprocess.CompletedProcess[str]:
-    """Run a command quietly; a failure raises Problem with the command's own last words."""
-    done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+    """Run a command quietly; a failure raises ServersError with the command's own last words."""
+    done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False)
     if check and done.returncode:
         words = (done.stderr or done.stdout).strip() or f"exit status {done.returncode}"
-        raise Problem(f"'{' '.join(command[:3])}' failed: {words}")
+        raise ServersError(f"'{' '.join(command[:3])}' failed: {words}")
     return done
 
 
@@ -130,14 +141,16 @@ def why_not(name: str) -> str | None:
 def find_engine() -> Engine:
     wanted = os.environ.get("WSFLEET_ENGINE", "")
     if wanted not in ("", "podman", "docker"):
-        raise Problem(f"WSFLEET_ENGINE is '{wanted}', but must be podman or docker.")
+        raise ServersError(f"WSFLEET_ENGINE is '{wanted}', but must be podman or docker.")
     reasons = {}
     for name in [wanted] if wanted else ["podman", "docker"]:
         reason = why_not(name)
         if reason is None:
             return Engine(name)
         reasons[name] = reason
-    raise Problem("No container engine: " + "; ".join(f"{name} {reason}" for name, reason in reasons.items()) + ".")
+    raise ServersError(
+        "No container engine: " + "; ".join(f"{name} {reason}" for name, reason in reasons.items()) + "."
+    )
 
 
 # --- images -----------------------------------------------------------------------------------------------
@@ -209,7 +222,7 @@ def build(engine: Engine, image: str) -> None:
             done = subprocess.run([*command[:-1], str(archive), command[-1]], stdout=output, stderr=output)
         if done.returncode:
             tail = "\n".join(log.read_text().splitlines()[-15:])
-            raise Problem(f"mmdebstrap could not make the image {image}; the end of {log}:\n{tail}")
+            raise ServersError(f"mmdebstrap could not make the image {image}; the end of {log}:\n{tail}")
         engine("import", "--change", f"CMD {json.dumps(INIT)}", str(archive), tag(image))
         archive.unlink()
     say(f"image {image}: ready after {time.monotonic() - began:.0f} s")
@@ -224,7 +237,11 @@ def make_images(engine: Engine, images: Sequence[str]) -> None:
         if "client" in missing and CLIENT_BASE not in missing and not exists(engine, CLIENT_BASE):
             missing.insert(0, CLIENT_BASE)
         with ThreadPoolExecutor() as pool:
-            list(pool.map(lambda image: build(engine, image), [image for image in missing if image != "client"]))
+            list(
+                pool.map(
+                    lambda image: build(engine, image), [image for image in missing if image != "client"]
+                )
+            )
         if "client" in missing:
             build(engine, "client")
 
@@ -252,7 +269,9 @@ class Host:
         name, _, rest = text.partition("=")
         image, _, port = rest.partition(":")
         if not name or image not in IMAGES or (port and not port.isdigit()):
-            raise argparse.ArgumentTypeError(f"'{text}' is not HOST=IMAGE[:PORT] with IMAGE one of {', '.join(IMAGES)}")
+            raise argparse.ArgumentTypeError(
+                f"'{text}' is not HOST=IMAGE[:PORT] with IMAGE one of {', '.join(IMAGES)}"
+            )
         return cls(name, image, int(port) if port else None)
 
 
@@ -280,7 +299,9 @@ def start(engine: Engine, fleet: str, host: Host) -> None:
         publish = [f"--publish=127.0.0.1:{host.port}:443"] if host.port else []
         where = [f"--name={name}", f"--hostname={host.name}", f"--network={network(fleet)}"]
         where.append(f"--network-alias={host.name}")
-        engine("run", "--detach", *where, *publish, *engine.limits(), *engine.systemd(), tag(host.image), *START)
+        engine(
+            "run", "--detach", *where, *publish, *engine.limits(), *engine.systemd(), tag(host.image), *START
+        )
     elif status != "running":
         engine("start", name)
     deadline = time.monotonic() + 60
@@ -290,7 +311,9 @@ def start(engine: Engine, fleet: str, host: Host) -> None:
             return
         if time.monotonic() > deadline:
             last = engine("logs", "--tail=20", name, check=False)
-            raise Problem(f"systemd in {name} did not boot within 60 s ({booted or 'no answer'}):\n{last.stdout}")
+            raise ServersError(
+                f"systemd in {name} did not boot within 60 s ({booted or 'no answer'}):\n{last.stdout}"
+            )
         time.sleep(0.2)
 
 
@@ -329,7 +352,9 @@ def down(engine: Engine, fleet: str) -> None:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("images", help="build the images that are missing")
     commands.add_parser("clean", help="remove the images")
@@ -350,8 +375,8 @@ def main() -> int:
             down(engine, arguments.fleet)
         else:
             clean(engine)
-    except Problem as problem:
-        print(f"servers: {problem}", file=sys.stderr)
+    except ServersError as error:
+        print(f"servers: {error}", file=sys.stderr)
         return 1
     return 0
 

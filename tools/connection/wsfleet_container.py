@@ -8,6 +8,7 @@ comes with Ansible for Python 3.11, doesn't pipeline and takes five commands of 
 from __future__ import annotations
 
 import subprocess
+from pathlib import Path
 from typing import IO, Any
 
 from ansible.errors import AnsibleConnectionFailure
@@ -43,21 +44,23 @@ class Connection(ConnectionBase):  # type: ignore[misc] # Ansible's classes are 
     def _run(self, command: str, **kwargs: Any) -> subprocess.CompletedProcess[bytes]:
         container = self.get_option("remote_addr")
         argv = [self.get_option("engine"), "exec", "--interactive", container, "/bin/sh", "-c", command]
-        return subprocess.run(argv, stderr=subprocess.PIPE, **kwargs)
+        return subprocess.run(argv, stderr=subprocess.PIPE, check=False, **kwargs)
 
-    def exec_command(self, cmd: str, in_data: bytes | None = None, sudoable: bool = True) -> tuple[int, bytes, bytes]:
+    def exec_command(
+        self, cmd: str, in_data: bytes | None = None, sudoable: bool = True
+    ) -> tuple[int, bytes, bytes]:
         super().exec_command(cmd, in_data=in_data, sudoable=sudoable)
         done = self._run(cmd, input=in_data or b"", stdout=subprocess.PIPE)
         return done.returncode, done.stdout, done.stderr
 
     def put_file(self, in_path: str, out_path: str) -> None:
         super().put_file(in_path, out_path)
-        with open(in_path, "rb") as source:
+        with Path(in_path).open("rb") as source:
             self._copy(f"cat > {self._shell.quote(out_path)}", stdin=source, stdout=subprocess.DEVNULL)
 
     def fetch_file(self, in_path: str, out_path: str) -> None:
         super().fetch_file(in_path, out_path)
-        with open(out_path, "wb") as target:
+        with Path(out_path).open("wb") as target:
             self._copy(f"cat {self._shell.quote(in_path)}", stdin=subprocess.DEVNULL, stdout=target)
 
     def _copy(self, command: str, stdin: IO[bytes] | int, stdout: IO[bytes] | int) -> None:
