@@ -27,6 +27,7 @@ lacks git && need git
 
 if [ "${1:-}" = servers ]; then
     lacks mmdebstrap && need mmdebstrap
+    [ -e /usr/share/keyrings/debian-archive-keyring.gpg ] || need debian-archive-keyring
     if lacks podman && lacks docker; then
         need podman netavark aardvark-dns iptables
         # An ordinary user's containers need a little more than root's.
