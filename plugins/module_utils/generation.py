@@ -51,6 +51,7 @@ class Generation:
     number: int
     digest: str
     release: str
+    stop_seconds: int
 
 
 @dataclass(frozen=True, order=True)
@@ -121,8 +122,7 @@ class Layout:
         """The finished generations on disk, by number."""
         found = {}
         for file in self.generations.glob("*/generation.json"):
-            data = json.loads(file.read_text())
-            found[int(file.parent.name)] = Generation(int(file.parent.name), data["digest"], data["release"])
+            found[int(file.parent.name)] = Generation(int(file.parent.name), **json.loads(file.read_text()))
         return found
 
     def all_generations(self) -> set[int]:
@@ -158,7 +158,15 @@ class Layout:
         _write(folder / "environment", _environment(number, settings), 0o400, settings.user)
         _write(
             folder / "generation.json",
-            json.dumps({"digest": settings.digest, "release": settings.release}, indent=2) + "\n",
+            json.dumps(
+                {
+                    "digest": settings.digest,
+                    "release": settings.release,
+                    "stop_seconds": settings.stop_seconds,
+                },
+                indent=2,
+            )
+            + "\n",
             0o600,
         )
         self.run.mkdir(exist_ok=True)

@@ -283,15 +283,28 @@ class Rollout:
             self.sleep(0.1)
 
     def _wait_until_stopped(self, members: list[Member]) -> None:
-        """Wait as long as supervisord can take to stop them: its stopwaitsecs, then SIGKILL."""
-        deadline = self.clock() + self.settings.stop_seconds + 5
-        while self.clock() < deadline:
+        """Wait as long as supervisord can take to stop them: their stopwaitsecs, then SIGKILL."""
+        generations = self.layout.read_generations()
+        own = [
+            generations[member.generation].stop_seconds
+            for member in members
+            if member.generation in generations
+        ]
+        limit = max([self.settings.stop_seconds, *own])
+        killed_after = min(own, default=limit)
+        began = self.clock()
+        while self.clock() < began + limit + 5:
             running = self._running()
             if all(running[member].is_stopped for member in members if member in running):
+                if members and self.clock() - began >= killed_after:
+                    self.warnings.append(
+                        f"A process of {self.layout.app} didn't exit within {killed_after} s of SIGTERM and was killed: "
+                        "its clients saw 1006, where one that closes its connections shows them 1001"
+                    )
                 return
             self.sleep(0.1)
         names = ", ".join(self.layout.process(member) for member in members)
-        raise RolloutError(f"supervisord didn't stop {names} within {self.settings.stop_seconds + 5} s")
+        raise RolloutError(f"supervisord didn't stop {names} within {limit + 5} s")
 
     # what is there
 

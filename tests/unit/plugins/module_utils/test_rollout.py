@@ -307,6 +307,24 @@ def test_tcp_app_is_stopped_before_it_starts_slot_by_slot_and_says_so(host: Host
     assert "is stopped before the new one starts" in rollout.warnings[0]
 
 
+def test_process_that_had_to_be_killed_is_reported(host: Host) -> None:
+    host.roll(stop_seconds=7)
+    host.supervisor.drains_for_ever = True
+    rollout = host.rollout(stop_seconds=3)
+    plan = rollout.plan()
+    rollout.execute(plan)
+    sleep = rollout.sleep
+
+    def killed_after_seven_seconds(seconds: float) -> None:
+        sleep(seconds)
+        if rollout.clock() >= 7:
+            host.supervisor.states.update({"echo_00-g1": "STOPPED", "echo_01-g1": "STOPPED"})
+
+    rollout.sleep = killed_after_seven_seconds
+    assert rollout.settle(plan, wait=True) == []
+    assert "didn't exit within 7 s of SIGTERM and was killed" in rollout.warnings[0]
+
+
 def test_boot_starts_the_serving_generation_only(host: Host) -> None:
     host.roll()
     host.roll(release="/opt/echo/releases/b")
