@@ -2,14 +2,13 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Makes `ansible_collections.wsfleet.websockets` importable in unit tests from a plain checkout."""
+"""Makes `ansible_collections.wsfleet.websockets` and `tools` importable in unit tests from a plain checkout."""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
 
-COLLECTIONS = Path(__file__).resolve().parents[2] / ".ansible" / "collections"
+ROOT = Path(__file__).resolve().parents[2]
 
-if COLLECTIONS.is_dir():  # absent under ansible-test, which has its own importer
-    sys.path.insert(0, str(COLLECTIONS))
+sys.path[:0] = [str(ROOT), str(ROOT / ".ansible" / "collections")]
