@@ -144,7 +144,9 @@ class Settings:
     )
     open_timeout: float = setting(10.0, decimal(0.1, 3600, "seconds"), "time for a handshake")
 
-    max_size: int = setting(2**20, whole(1, 2**31 - 1, "bytes"), "largest message accepted, uncompressed")
+    max_size: int = setting(
+        2**20, whole(1, 2**31 - 1, "bytes"), "largest message accepted, both as it is sent and uncompressed"
+    )
     max_queue: int = setting(
         16, whole(1, 65535, "frames"), "frames received ahead of the handler, per connection"
     )
@@ -183,7 +185,7 @@ class Settings:
     )
     drain_rate: float = setting(
         50.0,
-        decimal(0.1, 100_000, "connections per second"),
+        decimal(0.01, 100_000, "connections per second"),
         "pace of closing; faster where `drain_seconds` demands it",
     )
     drain_code: int = setting(1001, one_of(1001, 1012), "close code: going away or service restart")

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from typing import TypeAlias
 
@@ -14,15 +15,17 @@ Handler: TypeAlias = Callable[[ServerConnection], Awaitable[None]]
 
 
 class Connections:
-    """Runs `handler` for each connection and knows those it runs for, at most `limit` (0: any number)."""
+    """Serves connections with `handler` and knows those it serves, at most `limit` (0: any number)."""
 
     def __init__(self, handler: Handler, limit: int) -> None:
         self._handler = handler
         self._limit = limit
         self._served: dict[ServerConnection, None] = {}  # a dict, because it keeps the order
+        self._empty = asyncio.Event()
+        self._empty.set()
 
     def __len__(self) -> int:
-        """The number of connections whose handler hasn't returned."""
+        """The number of connections that aren't closed, or whose handler hasn't returned."""
         return len(self._served)
 
     @property
@@ -31,16 +34,25 @@ class Connections:
         return 0 < self._limit <= len(self)
 
     def open(self) -> list[ServerConnection]:
-        """The connections that aren't closed or closing, oldest first."""
+        """The connections that are neither closed nor closing, oldest first."""
         return [connection for connection in self._served if connection.state is State.OPEN]
 
+    async def wait_empty(self) -> None:
+        """Wait until all connections are closed and their handlers have returned."""
+        await self._empty.wait()
+
     async def serve(self, connection: ServerConnection) -> None:
-        """Serve one connection until the handler returns. That the client has left isn't an error."""
+        """Serve one connection until it is closed. That the client has left isn't an error."""
         self._served[connection] = None
+        self._empty.clear()
         try:
-            await self._handler(connection)
-        except* ConnectionClosed:  # alone, or in the group of a handler's tasks
-            if connection.state is State.OPEN:  # it's about another connection, one of the handler's own
-                raise
+            async with connection:  # the library would close it too, but only after it was forgotten here
+                try:
+                    await self._handler(connection)
+                except* ConnectionClosed:  # alone, or in the group of a handler's tasks
+                    if connection.state is State.OPEN:  # it's another one, that the handler has opened itself
+                        raise
         finally:
             del self._served[connection]
+            if not self._served:
+                self._empty.set()

@@ -10,6 +10,8 @@ import os
 import signal
 import threading
 import time
+from asyncio import FIRST_COMPLETED
+from collections.abc import Awaitable
 from queue import Empty, SimpleQueue
 
 from websockets.asyncio.server import ServerConnection
@@ -22,7 +24,7 @@ logger = logging.getLogger(__name__)
 
 EXIT_FORCED = 70  # handlers hadn't returned by the deadline
 SETTLE = 0.2  # seconds to go on accepting: a proxy may be sending handshakes here still
-MARGIN = 2.0  # seconds that handlers have, once cancelled, before the process ends by force
+MARGIN = 1.0  # seconds that handlers have, once cancelled, before the process ends by force
 TICK = 0.02  # seconds, the shortest pause between closes
 REASON = "server is restarting"
 
@@ -37,6 +39,12 @@ def pace(waiting: int, left: float, rate: float) -> tuple[int, float]:
     rate = max(rate, waiting / left)
     pause = max(1 / rate, TICK)
     return max(1, round(rate * pause)), pause
+
+
+async def wait_at_most(seconds: float, event: Awaitable[None]) -> None:
+    """Wait for `event`, at most `seconds`."""
+    with contextlib.suppress(TimeoutError):
+        await asyncio.wait_for(event, seconds)
 
 
 class HardExit:
@@ -103,29 +111,21 @@ class Drain:
         )
         calm = asyncio.create_task(self._close_paced(listener, began + self._settings.drain_seconds))
         hurried = asyncio.create_task(self._hurried.wait())
-        await asyncio.wait(
-            {calm, hurried}, timeout=self._settings.drain_seconds, return_when=asyncio.FIRST_COMPLETED
-        )
+        await asyncio.wait({calm, hurried}, timeout=self._settings.drain_seconds, return_when=FIRST_COMPLETED)
         calm.cancel()
         hurried.cancel()
         listener.close()
         for connection in self._connections.open():
             self._dismiss(connection)
-        closed = asyncio.create_task(listener.wait_closed())
-        await asyncio.wait({closed}, timeout=self._settings.close_timeout)
+        await wait_at_most(self._settings.close_timeout, self._connections.wait_empty())
+        await wait_at_most(SETTLE, listener.wait_closed())  # handshakes under way are answered 503
         for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, signal.SIG_IGN)  # the process ends now, the loop can't be called any more
-        seconds = self._loop.time() - began
-        if closed.done():
-            logger.info("stopped after %.1f seconds", seconds)
-            return 0
-        logger.error(
-            "stopped after %.1f seconds, handlers of %d connections cancelled, exit code %d",
-            seconds,
-            len(self._connections),
-            EXIT_FORCED,
-        )
-        return EXIT_FORCED
+            signal.signal(number, signal.SIG_IGN)  # the loop ends and can't be called any more
+        if stuck := len(self._connections):
+            logger.error("handlers of %d connections cancelled, exit code %d", stuck, EXIT_FORCED)
+            return EXIT_FORCED
+        logger.info("stopped after %.1f seconds", self._loop.time() - began)
+        return 0
 
     async def _close_paced(self, listener: Listener, deadline: float) -> None:
         await asyncio.sleep(SETTLE)
@@ -134,8 +134,8 @@ class Drain:
             count, pause = pace(len(waiting), deadline - self._loop.time(), self._settings.drain_rate)
             for connection in waiting[:count]:
                 self._dismiss(connection)
-            await asyncio.sleep(pause)
-        await listener.wait_closed()
+            await wait_at_most(pause, self._connections.wait_empty())
+        await self._connections.wait_empty()
 
     def _dismiss(self, connection: ServerConnection) -> None:
         task = asyncio.create_task(self._close(connection))

@@ -104,5 +104,5 @@ class Listener:
                     self._path.unlink()
 
     async def wait_closed(self) -> None:
-        """Wait, after `close`, until all handlers have returned."""
+        """Wait until it is closed and all handlers have returned."""
         await self._server.wait_closed()
