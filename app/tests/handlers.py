@@ -33,6 +33,11 @@ async def forever(connection: ServerConnection) -> None:
         await connection.send("x" * 100_000)
 
 
+async def farewell(connection: ServerConnection) -> None:
+    """Says more than a socket holds and returns."""
+    await connection.send(bytes(4_000_000))
+
+
 async def hang(connection: ServerConnection) -> None:
     """Never returns, though the connection is closed."""
     await connection.send("hello")

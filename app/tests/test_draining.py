@@ -100,6 +100,18 @@ def test_drain_seconds_0_closes_all_at_once(start: Start) -> None:
     assert server.wait() == 0
 
 
+def test_last_words_of_a_handler_arrive(start: Start) -> None:
+    server = start(handler="handlers:farewell", write_limit=10_000_000)
+    with server.raw() as client:
+        server.signal(signal.SIGTERM)
+        time.sleep(1)  # more than the process takes if nothing holds it
+        received = 0
+        while received < 4_000_000 and (data := client.recv(1_000_000)):
+            received += len(data)
+    assert received >= 4_000_000
+    assert server.wait() == 0
+
+
 @pytest.mark.parametrize("handler", ["wsfleet.echo:handler", "handlers:forever"])
 def test_client_that_ignores_the_close_is_cut(start: Start, handler: str) -> None:
     """The one that reads nothing as well: then even the close frame can't be written."""

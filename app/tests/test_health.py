@@ -20,6 +20,8 @@ def test_answers_to_health_checks(start: Start) -> None:
         assert (response.status, response.read()) == (200, b"ok\n")
         response = server.request(path, "HEAD")
         assert (response.status, response.headers["Content-Length"], response.read()) == (200, "3", b"")
+        with server.raw(f"HEAD {path} HTTP/1.1\r\n\r\n".encode()) as client:
+            assert client.recv(1) == b""  # no body
         response = server.request(path, "DELETE")
         assert (response.status, response.headers["Allow"]) == (405, "GET, HEAD")
     assert status(server, "/") == 426
