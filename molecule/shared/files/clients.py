@@ -457,7 +457,9 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
         )
         sub.add_argument("--ca", metavar="FILE", help="trust these certificate authorities (PEM)")
         sub.add_argument("--header", type=header, metavar="K=V", action="append", default=[])
-        sub.add_argument("--seconds", type=number(0, 3600), default=60, help="the run's end (default 60)")
+        sub.add_argument(
+            "--seconds", type=number(0, 3600), default=60, help="the run's end after its start (default 60)"
+        )
         sub.add_argument("--stop-file", type=Path, metavar="FILE", help="end the run when this appears")
         sub.add_argument("--ready-file", type=Path, metavar="FILE", help="create this when all are open")
         return sub
