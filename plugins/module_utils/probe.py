@@ -108,10 +108,13 @@ class Probe:
         self.deadline = time.monotonic() + options["timeout"]
         try:
             self.uri = parse_uri(options["url"])
-        except InvalidURI as exc:
+            self.uri.host.encode("idna")
+        except (InvalidURI, ValueError) as exc:
             raise ProbeError(
-                f"url is {options['url']!r}: allowed are ws:// and wss:// URLs without a fragment."
+                f"url is {options['url']!r}: allowed are ws:// and wss:// URLs with a host and no fragment."
             ) from exc
+        if options["port"] is not None and not 0 < options["port"] < 65536:
+            raise ProbeError(f"port is {options['port']}: allowed are 1 to 65535.")
         if (options["size"] or 0) < 0:
             raise ProbeError(f"size is {options['size']}: allowed are 0 and more bytes.")
         if options["min_days_left"] is not None and not (self.uri.secure and options["validate_certs"]):
@@ -284,7 +287,7 @@ class Probe:
 
     def converse(self, connection: Connection) -> None:
         """Send the messages, compare the answers, close."""
-        message, code = self.options["message"], self.options["close_code"]
+        message, code = self.options["send"], self.options["close_code"]
         if code is not None:
             if message is not None:
                 self.send(connection, message)

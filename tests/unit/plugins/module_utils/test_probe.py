@@ -44,7 +44,7 @@ OPTIONS: dict[str, Any] = {
     "status": 101,
     "subprotocol": None,
     "echo": True,
-    "message": None,
+    "send": None,
     "size": None,
     "reply": None,
     "close_code": None,
@@ -253,11 +253,11 @@ def test_message_and_reply(servers: Servers) -> None:
             websocket.send(str(message).replace("ping", "pong"))
 
     url = f"ws://127.0.0.1:{servers.websocket(pong)}/"
-    result = probe(url, message='{"type": "ping"}', reply='"type": *"pong"')
+    result = probe(url, send='{"type": "ping"}', reply='"type": *"pong"')
     assert result["echoed"] is True
     assert "binary" not in result["timings"]
-    assert failure(url, message="ping") == "expected the text message back, got 'pong'."
-    assert failure(url, message="x", reply="^y$") == "expected an answer that matches '^y$', got 'x'."
+    assert failure(url, send="ping") == "expected the text message back, got 'pong'."
+    assert failure(url, send="x", reply="^y$") == "expected an answer that matches '^y$', got 'x'."
 
 
 def test_fragments_and_pings_are_understood(servers: Servers) -> None:
@@ -394,7 +394,7 @@ def test_silence_after_the_handshake(servers: Servers) -> None:
     url = f"ws://127.0.0.1:{servers.websocket(silent)}/"
     servers.stack.callback(done.set)
     assert failure(url, timeout=0.3) == "expected the text message back within 0.3 s, got none."
-    assert failure(url, timeout=0.3, message="x", reply="y") == (
+    assert failure(url, timeout=0.3, send="x", reply="y") == (
         "expected an answer that matches 'y' within 0.3 s, got none."
     )
     assert failure(url, timeout=0.3, close_code=1001) == (
@@ -408,7 +408,7 @@ def test_wrong_echo(servers: Servers) -> None:
             websocket.send(message.upper() if isinstance(message, str) else message[1:])
 
     url = f"ws://127.0.0.1:{servers.websocket(shout)}/"
-    assert failure(url, message="hello") == "expected the text message back, got 'HELLO'."
+    assert failure(url, send="hello") == "expected the text message back, got 'HELLO'."
 
     def cut_binary(websocket: ServerConnection) -> None:
         for message in websocket:
@@ -438,9 +438,9 @@ def test_close_by_the_server(servers: Servers) -> None:
         websocket.close(4001, "who are you?")
 
     url = f"ws://127.0.0.1:{servers.websocket(refuse)}/"
-    result = probe(url, message="let me in", close_code=4001)
+    result = probe(url, send="let me in", close_code=4001)
     assert (result["close_code"], result["close_reason"], result["echoed"]) == (4001, "who are you?", False)
-    assert failure(url, message="let me in", close_code=4003) == (
+    assert failure(url, send="let me in", close_code=4003) == (
         "expected the server to close with code 4003, got close code 4001 (who are you?)."
     )
 
@@ -457,7 +457,7 @@ def test_close_without_an_answer(servers: Servers) -> None:
         websocket.socket.shutdown(socket.SHUT_RDWR)
 
     url = f"ws://127.0.0.1:{servers.websocket(cut_after_echo)}/"
-    assert failure(url, message="x") == (
+    assert failure(url, send="x") == (
         "expected an answer to the close frame, got the connection cut without a close frame."
     )
 
@@ -516,10 +516,18 @@ def test_no_tls_where_it_is_expected(servers: Servers) -> None:
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        (
-            {"url": "https://echo.test/"},
-            "url is 'https://echo.test/': allowed are ws:// and wss:// URLs without a fragment.",
+        *(
+            ({"url": url}, f"url is {url!r}: allowed are ws:// and wss:// URLs with a host and no fragment.")
+            for url in (
+                "https://echo.test/",
+                "wss:///",
+                "wss://echo.test/#here",
+                "wss://[/",
+                "wss://./",
+                "wss://echo.test:0x1/",
+            )
         ),
+        ({"port": 65536}, "port is 65536: allowed are 1 to 65535."),
         ({"size": -1}, "size is -1: allowed are 0 and more bytes."),
         (
             {"min_days_left": 30},
@@ -530,7 +538,7 @@ def test_no_tls_where_it_is_expected(servers: Servers) -> None:
             "min_days_left is 30: allowed only for a wss:// url whose certificate is validated.",
         ),
         (
-            {"message": "x", "reply": "*"},
+            {"send": "x", "reply": "*"},
             "reply is '*': allowed are regular expressions, got nothing to repeat at position 0.",
         ),
     ],

@@ -64,15 +64,18 @@ def test_failure_returns_what_was_seen(run: Any, url: str) -> None:
 def test_refused_option(run: Any) -> None:
     code, result = run(url="ftp://echo.test/")
     assert code == 1
-    assert result["msg"] == "url is 'ftp://echo.test/': allowed are ws:// and wss:// URLs without a fragment."
+    assert (
+        result["msg"]
+        == "url is 'ftp://echo.test/': allowed are ws:// and wss:// URLs with a host and no fragment."
+    )
 
 
 @pytest.mark.parametrize(
     ("parameters", "message"),
     [
         ({"unix_socket": "/a", "port": 1}, "parameters are mutually exclusive: unix_socket|port"),
-        ({"message": "x", "size": 1}, "parameters are mutually exclusive: message|size"),
-        ({"reply": "x"}, "missing parameter(s) required by 'reply': message"),
+        ({"send": "x", "size": 1}, "parameters are mutually exclusive: send|size"),
+        ({"reply": "x"}, "missing parameter(s) required by 'reply': send"),
     ],
 )
 def test_options_that_exclude_or_need_each_other(run: Any, parameters: dict[str, Any], message: str) -> None:
