@@ -93,7 +93,7 @@ options:
     description: Whether to send messages and check the answers.
     type: bool
     default: true
-  message:
+  send:
     description: Text to send; by default a random text and a random binary message of O(size) bytes are sent.
     type: str
   size:
@@ -101,12 +101,12 @@ options:
     type: int
   reply:
     description:
-      - Regular expression that is searched for in the answer to O(message).
-      - By default the answer must equal the message.
+      - Regular expression that is searched for in the answer to O(send).
+      - By default the answer must equal what was sent.
     type: str
   close_code:
     description:
-      - Code with which the server must close the connection by itself, at once or after O(message); no answer is
+      - Code with which the server must close the connection by itself, at once or after O(send); no answer is
         expected then. V(1006) stands for a connection cut without a close frame.
       - By default the client closes with 1000 and the server must answer that.
     type: int
@@ -135,7 +135,7 @@ EXAMPLES = r"""
     url: wss://chat.example.com/socket
     subprotocols: [chat.v2]
     subprotocol: chat.v2
-    message: '{"type": "ping"}'
+    send: '{"type": "ping"}'
     reply: '"type": *"pong"'
   delegate_to: localhost
 
@@ -279,13 +279,13 @@ def main() -> None:
             "status": {"type": "int", "default": 101},
             "subprotocol": {"type": "str"},
             "echo": {"type": "bool", "default": True},
-            "message": {"type": "str"},
+            "send": {"type": "str"},
             "size": {"type": "int"},
             "reply": {"type": "str"},
             "close_code": {"type": "int"},
         },
-        mutually_exclusive=[("unix_socket", "address"), ("unix_socket", "port"), ("message", "size")],
-        required_by={"reply": ("message",)},
+        mutually_exclusive=[("unix_socket", "address"), ("unix_socket", "port"), ("send", "size")],
+        required_by={"reply": ("send",)},
         supports_check_mode=True,
     )
     if IMPORT_ERROR:
