@@ -1,4 +1,4 @@
-#!/usr/bin/env python3
+#!/usr/bin/env python
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Write the README.md of every role, and the tables in the top README.md, from what describes the code itself.
 
@@ -185,7 +185,7 @@ def top_readme(root: Path) -> str:
         begin, end = f"<!-- begin {name} -->", f"<!-- end {name} -->"
         if begin not in content:
             content += f"\n{begin}\n{end}\n"
-        before, _, rest = content.partition(begin)
+        before, _old, rest = content.partition(begin)
         content = f"{before}{begin}\n{table}\n{end}{rest.partition(end)[2]}"
     return content
 

@@ -30,7 +30,7 @@ def test_process_without_connections_exits_at_once(start: Start, number: signal.
 @pytest.mark.parametrize("code", [1001, 1012])
 def test_close_code_and_reason(start: Start, loop: str, code: int) -> None:
     server = start(drain_code=code, loop=loop)
-    clients = [server.connect() for _ in range(3)]
+    clients = [server.connect() for _n in range(3)]
     server.signal(signal.SIGTERM)
     assert [close_of(client) for client in clients] == [(code, "server is restarting")] * 3
     assert server.wait() == 0
@@ -39,7 +39,7 @@ def test_close_code_and_reason(start: Start, loop: str, code: int) -> None:
 
 def test_messages_received_before_are_answered(start: Start) -> None:
     server = start(drain_rate=100_000)
-    clients = [server.connect() for _ in range(20)]
+    clients = [server.connect() for _n in range(20)]
     for client in clients:
         client.send("before")
     server.signal(signal.SIGTERM)
@@ -50,7 +50,7 @@ def test_messages_received_before_are_answered(start: Start) -> None:
 
 def test_connections_are_closed_one_by_one_until_a_second_signal(start: Start) -> None:
     server = start(drain_rate=0.02, drain_seconds=3600)
-    clients = [server.connect() for _ in range(4)]
+    clients = [server.connect() for _n in range(4)]
     server.signal(signal.SIGTERM)
     assert close_of(clients[0])[0] == 1001  # the oldest first, the next fifty seconds later
     assert all(map(echoes, clients[1:]))
@@ -61,7 +61,7 @@ def test_connections_are_closed_one_by_one_until_a_second_signal(start: Start) -
 
 def test_closing_is_faster_when_the_window_demands_it(start: Start) -> None:
     server = start(drain_rate=0.1, drain_seconds=3)
-    clients = [server.connect() for _ in range(20)]
+    clients = [server.connect() for _n in range(20)]
     server.signal(signal.SIGTERM)
     assert close_of(clients[0])[0] == 1001
     assert echoes(clients[-1])
@@ -71,7 +71,7 @@ def test_closing_is_faster_when_the_window_demands_it(start: Start) -> None:
 
 def test_clients_that_leave_by_themselves_end_the_drain(start: Start) -> None:
     server = start(drain_rate=0.02, drain_seconds=3600, close_timeout=3600)
-    clients = [server.connect() for _ in range(3)]
+    clients = [server.connect() for _n in range(3)]
     server.signal(signal.SIGTERM)
     assert close_of(clients[0])[0] == 1001
     for client in clients[1:]:
@@ -82,7 +82,7 @@ def test_clients_that_leave_by_themselves_end_the_drain(start: Start) -> None:
 @pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
 def test_handshakes_under_way_are_refused_and_hold_nothing_up(start: Start, loop: str) -> None:
     server = start(drain_rate=0.02, drain_seconds=3600, open_timeout=3600, close_timeout=3600, loop=loop)
-    clients = [server.connect() for _ in range(2)]
+    clients = [server.connect() for _n in range(2)]
     with server.raw(HANDSHAKE[:20], until=b"") as slow, server.raw(b"GET", until=b""):
         server.signal(signal.SIGTERM)
         assert close_of(clients[0])[0] == 1001  # from here on it no longer accepts
@@ -94,7 +94,7 @@ def test_handshakes_under_way_are_refused_and_hold_nothing_up(start: Start, loop
 
 def test_drain_seconds_0_closes_all_at_once(start: Start) -> None:
     server = start(drain_seconds=0, drain_rate=0.1)
-    clients = [server.connect() for _ in range(3)]
+    clients = [server.connect() for _n in range(3)]
     server.signal(signal.SIGTERM)
     assert {close_of(client)[0] for client in clients} == {1001}
     assert server.wait() == 0

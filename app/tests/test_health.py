@@ -38,7 +38,7 @@ def test_cap_refuses_with_retry_after_and_counts_only_connections(start: Start) 
         server.connect()
     assert int(caught.value.response.headers["Retry-After"]) > 0
     first.close()
-    for _ in range(100):  # the server may learn it a moment later
+    for _n in range(100):  # the server may learn it a moment later
         if status(server, "/readyz") == 200:
             break
     with server.connect() as third:
@@ -52,7 +52,7 @@ def test_not_ready_but_alive_and_accepting_at_the_start_of_a_drain(start: Start)
     """What arrives while the process sleeps is served right after the signal, before it stops accepting."""
     server = start()
     server.signal(signal.SIGSTOP)
-    clients = [socket.socket(socket.AF_UNIX) for _ in range(3)]
+    clients = [socket.socket(socket.AF_UNIX) for _n in range(3)]
     for client, path in zip(clients, ("/readyz", "/healthz", "/"), strict=True):
         client.settimeout(PATIENCE)
         client.connect(str(server.socket))

@@ -149,7 +149,7 @@ def test_backlog_is_as_set(start: Start) -> None:
     server.signal(signal.SIGSTOP)
     clients = []
     with pytest.raises(BlockingIOError):
-        for _ in range(50):
+        for _n in range(50):
             clients.append(socket.socket(socket.AF_UNIX))
             clients[-1].setblocking(False)
             clients[-1].connect(str(server.socket))
@@ -176,7 +176,7 @@ def test_tcp_ports_are_shared_only_with_reuse_port(start: Start) -> None:
     first = start(unix_socket="", port=0, reuse_port="true", handler="handlers:describe")
     second = start(unix_socket="", port=first.port, reuse_port="true", handler="handlers:describe")
     seen = set()
-    for _ in range(60):
+    for _n in range(60):
         with connect(f"ws://127.0.0.1:{first.port}/") as client:
             seen.add(int(str(client.recv(PATIENCE)).split()[0]))
     assert seen == {first.pid, second.pid}

@@ -88,7 +88,7 @@ def test_bad_values_are_refused_by_name_with_what_is_allowed(name: str, text: st
 
 
 def test_every_setting_has_a_bad_value_here() -> None:
-    assert {f.name for f in fields(Settings)} == {name for name, _, _ in BAD}
+    assert {f.name for f in fields(Settings)} == {name for name, *_others in BAD}
 
 
 def test_flag_wins_and_switches_need_no_value() -> None:
@@ -165,7 +165,7 @@ def test_handler_may_be_an_object_or_its_method() -> None:
 
 
 def test_files_limit_is_raised_to_the_hard_limit() -> None:
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (512, hard))
     raise_nofile_limit()
     assert resource.getrlimit(resource.RLIMIT_NOFILE) == (hard, hard)

@@ -169,7 +169,7 @@ def check_complete(wheels: Iterable[Path], pins: list[Pin], target: Target) -> N
             version = locked.get(canonicalize_name(need.name))
             if version is None:
                 raise StepError(
-                    f"the lock (ws_app_requirements) lacks {str(need).split(';')[0].strip()}, which "
+                    f"the lock (ws_app_requirements) lacks {str(need).partition(';')[0].strip()}, which "
                     f"{metadata['Name']} {metadata['Version']} needs on {target}"
                 )
             if not need.specifier.contains(version, prereleases=True):

@@ -63,7 +63,7 @@ class _UnixTransport(xmlrpc.client.Transport):
 
     def make_connection(self, host: t.Any) -> http.client.HTTPConnection:
         # The base class takes user:password off the host and keeps the header for send_headers().
-        _, self._extra_headers, _ = self.get_host_info(host)
+        self._extra_headers = self.get_host_info(host)[1]
         self._connection = host, _UnixConnection(self._path)
         return t.cast("http.client.HTTPConnection", self._connection[1])
 

@@ -15,7 +15,7 @@ def main() -> int:
         log.configure(settings.log_format, settings.log_level)
         return server.run(settings)
     except config.SettingError as error:
-        if error.__cause__:  # a bug in the handler's module: its author needs to know where
+        if error.__cause__ is not None:  # a bug in the handler's module: its author needs to know where
             traceback.print_exception(error.__cause__)
         sys.stderr.write(f"wsfleet: {error}\n")
         return 2

@@ -104,7 +104,9 @@ ORIGIN = Kind(
 
 def setting(default: T, kind: Kind[T], about: str) -> T:
     """Define a field of Settings."""
-    return field(default=default, metadata={"kind": kind, "about": about})
+    return field(  # pylint: disable=invalid-field-call # it is used in a dataclass, below
+        default=default, metadata={"kind": kind, "about": about}
+    )
 
 
 @dataclass(frozen=True)

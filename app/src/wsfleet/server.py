@@ -24,7 +24,7 @@ def load_handler(name: str) -> Handler:
     """Import `package.module:function`, from the working directory too; SettingError if it can't serve."""
     if not sys.flags.safe_path:
         sys.path.insert(0, "")
-    module, _, function = name.partition(":")
+    module, _colon, function = name.partition(":")
     allowed = "package.module:function, an async function of one connection"
     try:
         handler: Handler = operator.attrgetter(function)(importlib.import_module(module))
@@ -50,7 +50,7 @@ def load_loop(name: str) -> Callable[[], AbstractEventLoop] | None:
 
 def raise_nofile_limit() -> None:
     """Allow as many open files, hence connections, as the system lets this process have."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 

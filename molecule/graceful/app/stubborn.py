@@ -1,6 +1,7 @@
 """An echo handler for the runner that never returns once a client has asked for it."""
 
 import asyncio
+import contextlib
 
 from websockets.asyncio.server import ServerConnection
 
@@ -10,7 +11,5 @@ async def handler(connection: ServerConnection) -> None:
         await connection.send(message)
         if message == "hang":
             while True:
-                try:
+                with contextlib.suppress(asyncio.CancelledError):
                     await asyncio.sleep(3600)
-                except asyncio.CancelledError:
-                    pass

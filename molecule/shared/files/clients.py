@@ -327,7 +327,7 @@ async def handshakes(args: argparse.Namespace, stop: asyncio.Event) -> Result:
 
 async def open_at_once(args: argparse.Namespace, seen: Seen) -> list[ClientConnection]:
     target = Target(args)
-    opened = await asyncio.gather(*(seen.open(target.open()) for _ in range(args.count)))
+    opened = await asyncio.gather(*(seen.open(target.open()) for _n in range(args.count)))
     return [websocket for websocket in opened if websocket]
 
 

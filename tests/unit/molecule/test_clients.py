@@ -79,14 +79,14 @@ class Clients:
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
 
     def wait_for(self, path: Path) -> None:
-        for _ in range(200):
+        for _n in range(200):
             if path.exists():
                 return
             time.sleep(0.05)
         pytest.fail(f"{path} did not appear")
 
     def result(self) -> dict[str, Any]:
-        output, _ = self.process.communicate(timeout=30)
+        output, _errors = self.process.communicate(timeout=30)
         assert self.process.returncode == 0
         result: dict[str, Any] = json.loads(output)
         return result

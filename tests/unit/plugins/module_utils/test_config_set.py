@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -19,7 +19,7 @@ from ansible_collections.wsfleet.websockets.plugins.module_utils.config_set impo
     write,
 )
 
-GOOD = ["true"]
+GOOD = ("true",)
 
 
 def file(text: str, mode: int = 0o644) -> Node:
@@ -52,7 +52,7 @@ def tree(root: Path) -> dict[str, Node]:
     }
 
 
-def put(config: ConfigSet, wanted: Mapping[str, Node], command: list[str] = GOOD) -> list[str]:
+def put(config: ConfigSet, wanted: Mapping[str, Node], command: Sequence[str] = GOOD) -> list[str]:
     """Bring the set to `wanted`; return the paths that changed."""
     changes = config.changes(wanted)
     if changes:
