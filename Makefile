@@ -4,6 +4,8 @@ SCENARIO ?=
 VENV := $(CURDIR)/.venv
 export PATH := $(VENV)/bin:$(PATH)
 export PYTHON
+# The published ports are those of inventory/demo/hosts.yml.
+DEMO_HOSTS := server12=debian12:8012:8412 server13=debian13:8013:8413
 LINK := .ansible/collections/ansible_collections/wsfleet/websockets
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
@@ -14,6 +16,7 @@ help: ## List what can be made
 
 setup: ## Install what is missing: Python environment, container engine, images
 	@tools/setup.sh servers
+	@engine=$$($(PYTHON) tools/servers.py engine) && echo "containers: $$engine"
 	@$(MAKE) -j2 venv images
 
 venv: $(VENV)/.installed $(LINK)
@@ -34,14 +37,14 @@ images:
 	@$(PYTHON) tools/servers.py images
 
 demo: setup ## Start two servers on this machine, deploy to them and try them
-	@tools/servers.py up demo server12=debian12:8412 server13=debian13:8413 --inventory inventory/demo/servers.yml
-	@ansible-playbook -i inventory/demo playbooks/site.yml
+	@tools/servers.py up demo $(DEMO_HOSTS) --inventory inventory/demo/servers.yml
+	@ansible-playbook -i inventory/demo site.yml
 	@ansible-playbook -i inventory/demo playbooks/verify.yml
-	@cat inventory/demo/NEXT
+	@sed "s/ENGINE/$$(tools/servers.py engine)/" inventory/demo/.next
 
 demo-down: ## Remove all that `make demo` started
 	@$(PYTHON) tools/servers.py down demo
-	@rm -rf inventory/demo/servers.yml build/demo
+	@rm -rf inventory/demo/servers.yml inventory/demo/.tls
 
 test: setup ## Run every check, unit test and scenario
 	@python tools/test.py
@@ -59,7 +62,6 @@ lock: venv ## Write requirements.txt anew from requirements.in
 	@uv pip compile --quiet --universal --generate-hashes --python-version 3.11 --no-emit-index-url \
 		requirements.in -o requirements.txt
 
-clean: ## Remove images, environment, caches and logs
-	@$(PYTHON) tools/servers.py down demo
+clean: demo-down ## Remove images, environment, caches and logs
 	@$(PYTHON) tools/servers.py clean
-	@rm -rf .venv .ansible .cache build inventory/demo/servers.yml
+	@rm -rf .venv .ansible .cache build

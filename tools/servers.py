@@ -2,14 +2,15 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Make Debian servers out of containers, for the demo and for the Molecule scenarios.
 
+    servers.py engine                             say which container engine is used
     servers.py images                             build the images that are missing
-    servers.py up FLEET HOST=IMAGE[:PORT] ...     start the hosts of a fleet, on a network of their own
+    servers.py up FLEET HOST=IMAGE[:PORT]... ... start the hosts of a fleet, on a network of their own
     servers.py down FLEET                         remove them and their network
     servers.py clean                              remove the images
 
-A host boots systemd, is reached by the others under its name, and has its port 443 published on
-127.0.0.1:PORT if one is given. The images are made by mmdebstrap from the Debian mirror that this machine's
-apt uses, so no image registry is needed; what the roles install lies in their apt cache.
+A host boots systemd, is reached by the others under its name, and has the ports given published on 127.0.0.1.
+The images are made by mmdebstrap from the Debian mirror that this machine's apt uses, so no image registry is
+needed; what the roles install lies in their apt cache.
 
 Environment: WSFLEET_ENGINE (podman or docker; default: the one that works, podman first),
 WSFLEET_MIRROR (Debian mirror to build the images from; default: this machine's).
@@ -37,6 +38,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 CACHE = ROOT / ".cache"
+ENGINES = ("podman", "docker")
 REPOSITORY = "localhost/wsfleet"
 
 SUITES = {"debian12": "bookworm", "debian13": "trixie"}
@@ -127,30 +129,28 @@ def limit(which: int, ceiling: int) -> int:
 def why_not(name: str) -> str | None:
     """Why this engine can't run servers here, or None if it can."""
     if not shutil.which(name):
-        return "is not installed"
-    rootless = name == "podman" and os.geteuid() != 0
-    if rootless and not unified_cgroups():
-        return "can run systemd for an ordinary user only on cgroup v2, which this machine doesn't have: use root"
+        return f"{name} is not installed"
+    if name == "podman" and os.geteuid() != 0 and not unified_cgroups():
+        return "podman can run systemd only for root here, because this machine has no unified cgroup v2"
     done = run(name, "info", check=False)
     if done.returncode:
-        hint = " (is the daemon running, and are you in the group docker?)" if name == "docker" else ""
-        return f"doesn't work: {done.stderr.strip().splitlines()[-1]}{hint}"
+        return f"{name} says '{done.stderr.strip().splitlines()[-1]}'"
     return None
 
 
 def find_engine() -> Engine:
-    wanted = os.environ.get("WSFLEET_ENGINE", "")
-    if wanted not in ("", "podman", "docker"):
-        raise ServersError(f"WSFLEET_ENGINE is '{wanted}', but must be podman or docker.")
-    reasons = {}
-    for name in [wanted] if wanted else ["podman", "docker"]:
+    """The engine that WSFLEET_ENGINE names, else the first that works."""
+    wanted = os.environ.get("WSFLEET_ENGINE")
+    if wanted and wanted not in ENGINES:
+        raise ServersError(f"WSFLEET_ENGINE is '{wanted}', but must be one of {', '.join(ENGINES)}.")
+    reasons = []
+    for name in [wanted] if wanted else ENGINES:
         reason = why_not(name)
         if reason is None:
             return Engine(name)
-        reasons[name] = reason
-    raise ServersError(
-        "No container engine: " + "; ".join(f"{name} {reason}" for name, reason in reasons.items()) + "."
-    )
+        reasons.append(reason)
+    advice = "" if os.geteuid() == 0 else " Try the same as root."
+    raise ServersError(f"No container engine works here: {'; '.join(reasons)}.{advice}")
 
 
 # --- images -----------------------------------------------------------------------------------------------
@@ -248,7 +248,7 @@ def make_images(engine: Engine, images: Sequence[str]) -> None:
 
 def clean(engine: Engine) -> None:
     """Remove every image made here, of this recipe and of earlier ones."""
-    for image in IMAGES:
+    for image in reversed(IMAGES):  # the client is made from another
         found = engine("images", "--quiet", f"{REPOSITORY}/{image}").stdout.split()
         if found:
             engine("rmi", "--force", *dict.fromkeys(found))
@@ -259,20 +259,22 @@ def clean(engine: Engine) -> None:
 
 @dataclass(frozen=True)
 class Host:
+    """A server to be: its name, its image, and the ports of it that are published on 127.0.0.1."""
+
     name: str
     image: str
-    port: int | None
+    ports: tuple[int, ...]
 
     @classmethod
     def parse(cls, text: str) -> Host:
-        """From HOST=IMAGE[:PORT]."""
+        """From HOST=IMAGE[:PORT]..."""
         name, _, rest = text.partition("=")
-        image, _, port = rest.partition(":")
-        if not name or image not in IMAGES or (port and not port.isdigit()):
+        image, *ports = rest.split(":")
+        if not name or image not in IMAGES or not all(port.isdigit() for port in ports):
             raise argparse.ArgumentTypeError(
-                f"'{text}' is not HOST=IMAGE[:PORT] with IMAGE one of {', '.join(IMAGES)}"
+                f"'{text}' is not HOST=IMAGE[:PORT]... with an IMAGE of {', '.join(IMAGES)}"
             )
-        return cls(name, image, int(port) if port else None)
+        return cls(name, image, tuple(map(int, ports)))
 
 
 def network(fleet: str) -> str:
@@ -296,7 +298,7 @@ def start(engine: Engine, fleet: str, host: Host) -> None:
     image, status = state(engine, name)
     if image != tag(host.image):
         engine("rm", "--force", name, check=False)
-        publish = [f"--publish=127.0.0.1:{host.port}:443"] if host.port else []
+        publish = [f"--publish=127.0.0.1:{port}:{port}" for port in host.ports]
         where = [f"--name={name}", f"--hostname={host.name}", f"--network={network(fleet)}"]
         where.append(f"--network-alias={host.name}")
         engine(
@@ -356,18 +358,21 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("engine", help="say which container engine is used")
     commands.add_parser("images", help="build the images that are missing")
     commands.add_parser("clean", help="remove the images")
     command = commands.add_parser("up", help="start the hosts of a fleet")
     command.add_argument("fleet")
-    command.add_argument("hosts", nargs="+", type=Host.parse, metavar="HOST=IMAGE[:PORT]")
+    command.add_argument("hosts", nargs="+", type=Host.parse, metavar="HOST=IMAGE[:PORT]...")
     command.add_argument("--inventory", type=Path, help="write how Ansible reaches them to this file")
     command = commands.add_parser("down", help="remove a fleet")
     command.add_argument("fleet")
     arguments = parser.parse_args()
     try:
         engine = find_engine()
-        if arguments.command == "images":
+        if arguments.command == "engine":
+            say(engine.name)
+        elif arguments.command == "images":
             make_images(engine, IMAGES)
         elif arguments.command == "up":
             up(engine, arguments.fleet, arguments.hosts, arguments.inventory)
