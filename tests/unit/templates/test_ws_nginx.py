@@ -1,0 +1,281 @@
+# Copyright: the wsfleet maintainers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What the role ws_nginx writes for its inputs: the directives that carry promises."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ansible.parsing.dataloader import DataLoader
+from ansible.plugins.loader import init_plugin_loader
+from ansible.template import Templar
+
+ROLE = Path(__file__).resolve().parents[3] / "roles/ws_nginx"
+SITE = "conf.d/wsfleet-echo.conf"
+
+init_plugin_loader()
+
+
+def render(name: str, inputs: dict[str, Any]) -> Any:
+    """Return the role's variable `name` on a host of two cores, with IPv6 unless `inputs` say otherwise."""
+    loader = DataLoader()
+    variables: dict[str, Any] = {
+        "ansible_facts": {"processor_nproc": 2},
+        "ansible_managed": "Ansible managed",
+        "ansible_search_path": [str(ROLE)],
+        "inventory_hostname": "web1.example.com",
+        "__ws_nginx_if_inet6": {"stat": {"exists": True}},
+    }
+    for part in ("defaults", "vars"):
+        variables |= loader.load_from_file(str(ROLE / part / "main.yml"), trusted_as_template=True)
+    templar = Templar(loader=loader, variables=variables | inputs)
+    return templar.template(variables[name])
+
+
+def files(**inputs: Any) -> dict[str, str | None]:
+    """Path to content, None for a file that is taken away."""
+    named = {
+        f"ws_nginx_{name}" if not name.startswith("_") else name: value for name, value in inputs.items()
+    }
+    return {file["path"]: file.get("content") for file in render("__ws_nginx_files", named)}
+
+
+def directives(text: str | None) -> list[str]:
+    """The lines that aren't comments, without indentation."""
+    assert text is not None
+    return [line.strip() for line in text.splitlines() if line.strip() and not line.strip().startswith("#")]
+
+
+def site(**inputs: Any) -> list[str]:
+    return directives(files(**inputs)[SITE])
+
+
+def location(name: str, lines: list[str]) -> list[str]:
+    """The directives of one location."""
+    start = lines.index(f"location {name} {{") + 1
+    depth, end = 1, start
+    while depth:
+        depth += lines[end].count("{") - lines[end].count("}")
+        end += 1
+    return lines[start : end - 1]
+
+
+def test_one_upstream_server_per_slot() -> None:
+    lines = site(processes=12)
+    servers = [line for line in lines if line.startswith("server unix:")]
+    assert servers == [f"server unix:/run/echo/echo_{n:02}.sock max_fails=0;" for n in range(12)]
+    upstream = lines[lines.index("upstream wsfleet_echo {") :]
+    assert upstream[1:3] == ["zone wsfleet_echo 256k;", "least_conn;"]
+
+
+def test_auto_is_one_process_per_core() -> None:
+    assert sum(line.startswith("server unix:") for line in site()) == 2
+
+
+def test_apps_on_tcp() -> None:
+    lines = site(port=9000, processes="2")
+    assert [line for line in lines if line.endswith("max_fails=0;")] == [
+        "server 127.0.0.1:9000 max_fails=0;",
+        "server 127.0.0.1:9001 max_fails=0;",
+    ]
+
+
+def test_upgrade_is_passed_on_only_when_asked_for() -> None:
+    lines = site()
+    assert "~*^HTTP/1\\.1:websocket$ websocket;" in lines
+    assert {
+        "proxy_http_version 1.1;",
+        "proxy_set_header Upgrade $wsfleet_echo_upgrade;",
+        "proxy_set_header Connection $wsfleet_echo_connection;",
+    } <= set(lines)
+
+
+def test_the_clients_address_is_overwritten() -> None:
+    assert {
+        "proxy_set_header Host $http_host;",
+        "proxy_set_header X-Forwarded-For $remote_addr;",
+        "proxy_set_header X-Forwarded-Proto $scheme;",
+        "proxy_set_header X-Real-IP $remote_addr;",
+    } <= set(site())
+
+
+def test_a_failed_process_is_replaced_by_the_next() -> None:
+    assert "proxy_next_upstream error timeout http_502 http_503;" in site()
+
+
+def test_idle_connections_live_for_the_read_timeout() -> None:
+    assert {"proxy_read_timeout 120s;", "proxy_send_timeout 120s;"} <= set(site(read_timeout_seconds=120))
+
+
+def test_tls_intermediate() -> None:
+    rendered = files()
+    for path in (SITE, "conf.d/wsfleet-port-443.conf"):
+        lines = directives(rendered[path])
+        assert "ssl_protocols TLSv1.2 TLSv1.3;" in lines
+        assert "ssl_ecdh_curve X25519:prime256v1:secp384r1;" in lines
+        assert "ssl_session_tickets off;" in lines
+        (ciphers,) = (line for line in lines if line.startswith("ssl_ciphers"))
+        for cipher in ciphers.removeprefix("ssl_ciphers ").removesuffix(";").split(":"):
+            assert cipher.startswith("ECDHE-")
+            assert "GCM" in cipher or "CHACHA20-POLY1305" in cipher
+
+
+def test_tls_modern() -> None:
+    rendered = files(tls_profile="modern")
+    for path in (SITE, "conf.d/wsfleet-port-443.conf"):
+        lines = directives(rendered[path])
+        assert "ssl_protocols TLSv1.3;" in lines
+        assert not any(line.startswith("ssl_ciphers") for line in lines)
+
+
+def test_plain_http_is_redirected() -> None:
+    assert "return 308 https://$host$request_uri;" in site()
+    lines = site(https_port=8443, http_port=8080)
+    assert "return 308 https://$host:8443$request_uri;" in lines
+    assert {"listen 8080;", "listen 8443 ssl;"} <= set(lines)
+    assert not any("308" in line for line in site(http_port=0))
+
+
+def test_hsts() -> None:
+    assert 'add_header Strict-Transport-Security "max-age=63072000" always;' in site()
+    assert not any("Strict-Transport" in line for line in site(hsts_seconds=0))
+
+
+def test_without_tls() -> None:
+    rendered = files(tls=False)
+    assert set(rendered) == {SITE, "nginx.conf", "sites-enabled/default", "conf.d/wsfleet-port-80.conf"}
+    lines = directives(rendered[SITE])
+    assert "listen 80;" in lines
+    assert not any("ssl" in line or "Strict-Transport" in line or "308" in line for line in lines)
+
+
+def test_ipv6_where_the_host_has_it() -> None:
+    for path, text in files().items():
+        if path.startswith("conf.d/"):
+            lines = directives(text)
+            ipv4 = [line.removeprefix("listen ") for line in lines if line.startswith("listen ")]
+            assert [f"[::]:{line}" for line in ipv4 if "[" not in line] == [x for x in ipv4 if "[" in x]
+    without = files(__ws_nginx_if_inet6={"stat": {"exists": False}})
+    assert not any("[::]" in text for text in without.values() if text)
+
+
+def test_unknown_names_are_refused_and_the_backlog_is_given_once() -> None:
+    rendered = files(connections=20000)
+    https = directives(rendered["conf.d/wsfleet-port-443.conf"])
+    assert "listen 443 ssl default_server backlog=20000;" in https
+    assert {"ssl_reject_handshake on;", "return 444;"} <= set(https)
+    http = directives(rendered["conf.d/wsfleet-port-80.conf"])
+    assert {"listen 80 default_server backlog=20000;", "return 444;"} <= set(http)
+    assert "backlog" not in str(rendered[SITE])
+    assert "listen 80 default_server backlog=4096;" in directives(
+        files(connections=100)["conf.d/wsfleet-port-80.conf"]
+    )
+
+
+def test_a_site_under_an_address_is_the_default() -> None:
+    rendered = files(server_names=["192.0.2.1", "2001:db8::1"])
+    assert set(rendered) == {SITE, "nginx.conf", "sites-enabled/default"}
+    lines = directives(rendered[SITE])
+    assert "server_name 192.0.2.1 [2001:db8::1];" in lines
+    assert "listen 443 ssl default_server backlog=8192;" in lines
+
+
+def test_room_for_the_clients_wanted() -> None:
+    lines = directives(files(connections=1000)["nginx.conf"])
+    assert {"worker_connections 2512;", "worker_rlimit_nofile 3024;", "server_tokens off;"} <= set(lines)
+
+
+def test_debians_default_site_makes_way() -> None:
+    assert files()["sites-enabled/default"] is None
+
+
+def test_beside_the_hosts_own_configuration() -> None:
+    rendered = files(
+        app="chat",
+        manage_main=False,
+        server_names=["192.0.2.1"],
+        origins=["https://example.com"],
+        connections_per_address=1,
+        handshakes_per_second_per_address=1,
+    )
+    assert set(rendered) == {"conf.d/wsfleet-chat.conf"}
+    lines = directives(rendered["conf.d/wsfleet-chat.conf"])
+    assert not any("default_server" in line or "backlog" in line for line in lines)
+    for line in lines:
+        word = line.split()[0]
+        if word in (
+            "upstream",
+            "map",
+            "geo",
+            "zone",
+            "limit_conn_zone",
+            "limit_req_zone",
+            "ssl_session_cache",
+        ):
+            assert "wsfleet_chat" in line
+    assert "server_tokens off;" in lines
+
+
+def test_limits_are_off_unless_asked_for() -> None:
+    assert not any("limit_" in line or "origin" in line for line in site())
+    lines = site(
+        connections_per_address=20, handshakes_per_second_per_address=5, origins=["https://example.com", ""]
+    )
+    assert {"limit_conn wsfleet_echo_connections 20;", "limit_conn_status 429;"} <= set(lines)
+    assert "limit_req_zone $binary_remote_addr zone=wsfleet_echo_handshakes:10m rate=5r/s;" in lines
+    assert {"limit_req zone=wsfleet_echo_handshakes burst=5 nodelay;", "limit_req_status 429;"} <= set(lines)
+    assert {'"https://example.com" 1;', '"" 1;'} <= set(lines)
+    assert location("/", lines)[:3] == ["if ($wsfleet_echo_origin = 0) {", "return 403;", "}"]
+
+
+def test_slow_and_large_handshakes_are_cut() -> None:
+    rendered = files(handshake_seconds=7)
+    for path in (SITE, "nginx.conf"):
+        lines = set(directives(rendered[path]))
+        assert {"client_header_timeout 7s;", "large_client_header_buffers 4 8k;"} <= lines
+    assert {"client_max_body_size 1k;", "proxy_pass_request_body off;"} <= set(site())
+
+
+def test_health_is_public_and_the_rest_private() -> None:
+    lines = site(healthz_allow=["192.0.2.0/24"], private_allow=["198.51.100.7"])
+    geo = lines[lines.index("geo $wsfleet_echo_healthz {") :]
+    assert geo[1:6] == [
+        "192.0.2.0/24 1;",
+        "}",
+        "geo $wsfleet_echo_private {",
+        "198.51.100.7 1;",
+        "}",
+    ]
+    refuse = ["return 404;", "}"]
+    assert location("= /healthz", lines)[:3] == ['if ($wsfleet_echo_healthz = "") {', *refuse]
+    for path in ("/readyz", "/metrics"):
+        assert location(f"= {path}", lines)[:3] == ['if ($wsfleet_echo_private = "") {', *refuse]
+
+
+def test_requests_are_held_while_no_process_is_there() -> None:
+    lines = site(hold_seconds=4)
+    assert location("/", lines) == ["error_page 502 = @hold_1;", "proxy_pass http://wsfleet_echo;"]
+    for n in range(1, 6):
+        assert location(f"@hold_{n}", lines) == [
+            "auth_request /wsfleet-hold;",
+            "auth_delay 800ms;",
+            f"error_page 401 = @try_{n};",
+        ]
+        again = [f"error_page 502 = @hold_{n + 1};"] if n < 5 else []
+        assert location(f"@try_{n}", lines) == [*again, "proxy_pass http://wsfleet_echo;"]
+    assert location("= /wsfleet-hold", lines) == ["internal;", "return 401;"]
+
+
+def test_nothing_is_held_when_that_is_off() -> None:
+    lines = site(hold_seconds=0)
+    assert location("/", lines) == ["proxy_pass http://wsfleet_echo;"]
+    assert not any("hold" in line or "auth_" in line for line in lines)
+
+
+@pytest.mark.parametrize("app", ["echo", "chat"])
+def test_every_file_says_who_wrote_it(app: str) -> None:
+    for text in files(app=app).values():
+        assert text is None or text.startswith("#\n# Ansible managed\n#\n")
