@@ -3,6 +3,7 @@
 
 import os
 import re
+import resource
 import signal
 import socket
 import stat
@@ -184,6 +185,16 @@ def test_tcp_ports_are_shared_only_with_reuse_port(start: Start) -> None:
     assert third.wait() == 1
     assert re.search(rf"ERROR .* cannot listen on 127.0.0.1:{first.port}: ", third.log)
     assert "Traceback" not in third.log
+
+
+def test_files_limit_is_raised_to_the_hard_limit(start: Start) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))
+    try:
+        server = start()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert resource.prlimit(server.pid, resource.RLIMIT_NOFILE) == (hard, hard)
 
 
 def test_unix_socket_has_its_mode_from_the_umask(start: Start) -> None:

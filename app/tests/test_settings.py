@@ -2,7 +2,6 @@
 """Settings: where they come from, what is refused and how."""
 
 import re
-import resource
 import subprocess
 import sys
 import tomllib
@@ -12,7 +11,7 @@ from pathlib import Path
 import pytest
 from server_process import PATIENCE, command_environment
 from wsfleet.config import SettingError, Settings, flag, parse, table, variable
-from wsfleet.server import load_handler, load_loop, raise_nofile_limit
+from wsfleet.server import load_handler, load_loop
 
 APP = Path(__file__).parents[1]
 
@@ -162,13 +161,6 @@ def test_uvloop_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_handler_may_be_an_object_or_its_method() -> None:
     assert callable(load_handler("handlers:shouter"))
     assert callable(load_handler("handlers:shouter.method"))
-
-
-def test_files_limit_is_raised_to_the_hard_limit() -> None:
-    _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (512, hard))
-    raise_nofile_limit()
-    assert resource.getrlimit(resource.RLIMIT_NOFILE) == (hard, hard)
 
 
 def test_readme_has_the_current_table() -> None:
