@@ -347,6 +347,7 @@ def up(engine: Engine, fleet: str, hosts: Sequence[Host], into: Path | None) -> 
 def down(engine: Engine, fleet: str) -> None:
     names = engine("ps", "--all", f"--filter=network={network(fleet)}", "--format={{.Names}}").stdout.split()
     if names:
+        engine("kill", *names, check=False)  # sooner than waiting for systemd to shut down
         engine("rm", "--force", "--volumes", *names)
     if engine("network", "inspect", network(fleet), check=False).returncode == 0:
         engine("network", "rm", network(fleet))
