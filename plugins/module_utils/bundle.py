@@ -161,12 +161,12 @@ class Cache:
             if not (self.path / "bundles" / release_id).is_dir():
                 made = scratch / "snapshot"
                 (made / "wheels").mkdir(parents=True)
+                if app.root:
+                    copy_files(app.root, made / "app")  # before a build, which may leave files behind
                 for found in sources:
                     wheel = self._build(found, scratch) if found.buildable else found.wheel
                     if wheel:
                         shutil.copy(wheel, made / "wheels")
-                if app.root:
-                    copy_files(app.root, made / "app")
                 (made / "lock.txt").write_text(text)
                 facts = {"id": release_id, "version": version or app.version, "source": app.shown}
                 (made / "bundle.json").write_text(json.dumps(facts) + "\n")
@@ -230,7 +230,7 @@ class Cache:
         folder = self.path / "wheels" / source.digest
         if source.root and not folder.is_dir():
             root = source.root
-            if not (root / ".git").exists():  # a build leaves files behind; a git checkout is ours
+            if not root.is_relative_to(scratch):  # not in a folder of the user's
                 root = scratch / f"build-{source.digest}"
                 copy_files(source.root, root)
             built = scratch / f"wheel-{source.digest}"
