@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import ast
+import collections
 import difflib
 import json
 import re
@@ -21,6 +22,7 @@ from typing import Any
 
 import jinja2
 import yaml
+from jinja2.nativetypes import NativeEnvironment
 
 ROOT = Path(__file__).resolve().parent.parent
 COLLECTION = "wsfleet.websockets"
@@ -55,7 +57,7 @@ The `tasks_from` of `include_role`; without it, `main`.
 | entry point | does | inputs |
 |---|---|---|
 {% for name, spec in specs.items() %}
-| `{{ name }}` | {{ spec.short_description | text }} | {{ spec.options | inputs(specs.main.options) }} |
+| `{{ name }}` | {{ spec | does(name) }} | {{ spec.options | inputs(specs.main.options) }} |
 {% endfor %}
 
 ## Inputs
@@ -63,7 +65,7 @@ The `tasks_from` of `include_role`; without it, `main`.
 | name | type | default | |
 |---|---|---|---|
 {% for name, option in specs.main.options.items() %}
-| `{{ name }}` | {{ option | kind }} | {{ option | default_value }} | {{ option | description }} |
+| `{{ name }}` | {{ option | kind }} | {{ option | default_value(defaults[name]) }} | {{ option | description }} |
 {% endfor %}
 """
 
@@ -87,9 +89,15 @@ def cell(content: str) -> str:
     return content.replace("|", r"\|")
 
 
-def description(option: dict[str, Any]) -> str:
-    """Return an option's description."""
-    return cell("<br>".join(text(paragraph) for paragraph in paragraphs(option["description"])))
+def description(item: dict[str, Any]) -> str:
+    """Return an option's or entry point's description."""
+    return cell("<br>".join(text(paragraph) for paragraph in paragraphs(item["description"])))
+
+
+def does(spec: dict[str, Any], name: str) -> str:
+    """Return what an entry point does; what main does is told above the table."""
+    brief = cell(text(spec["short_description"]))
+    return brief if name == "main" else f"{brief}. {description(spec)}"
 
 
 def kind(option: dict[str, Any]) -> str:
@@ -99,11 +107,10 @@ def kind(option: dict[str, Any]) -> str:
     return f"{option['type']} of {option['elements']}" if "elements" in option else str(option["type"])
 
 
-def default_value(option: dict[str, Any]) -> str:
-    """Return an option's default as code; an option without one is required or, else, unset."""
+def default_value(option: dict[str, Any], value: Any) -> str:
+    """Return as code the value that defaults/main.yml gives an option; without one, it is required or else unset."""
     if "default" not in option:
         return "**required**" if option.get("required") else "unset"
-    value = option["default"]
     return f"`{cell(value if isinstance(value, str) and value else json.dumps(value))}`"
 
 
@@ -127,15 +134,16 @@ def role_readme(role: Path) -> str:
     environment = jinja2.Environment(  # noqa: S701 (what it makes is Markdown)
         trim_blocks=True, keep_trailing_newline=True, undefined=jinja2.StrictUndefined
     )
-    for function in (default_value, description, inputs, kind, paragraphs, text):
+    for function in (default_value, description, does, inputs, kind, paragraphs, text):
         environment.filters[function.__name__] = function
     platforms = [
         f"{platform['name']} {' and '.join(platform['versions'])}"
         for platform in load(role / "meta/main.yml")["galaxy_info"]["platforms"]
     ]
     specs = load(role / "meta/argument_specs.yml")["argument_specs"]
+    defaults = collections.defaultdict(str, load(role / "defaults/main.yml"))
     return environment.from_string(ROLE).render(
-        collection=COLLECTION, role=role.name, specs=specs, platforms=platforms
+        collection=COLLECTION, role=role.name, specs=specs, defaults=defaults, platforms=platforms
     )
 
 
@@ -190,18 +198,27 @@ def top_readme(root: Path) -> str:
     return content
 
 
+def fallback(value: Any) -> Any:
+    """Return what a default is where no other variable is set: 5 for `{{ ws_app_processes | default(5) }}`."""
+    return NativeEnvironment().from_string(value).render() if isinstance(value, str) else value
+
+
 def disagreements(role: Path) -> Iterator[str]:
-    """Yield where the defaults and argument specs of a role disagree."""
+    """Yield where the defaults and argument specs of a role disagree.
+
+    Specs may have the fallback instead, as a number's default must be a number there.
+    """
     specs = load(role / "meta/argument_specs.yml")["argument_specs"]
     options = specs["main"]["options"]
-    in_specs = {
-        name: json.dumps(option["default"]) for name, option in options.items() if "default" in option
-    }
-    in_defaults = {name: json.dumps(value) for name, value in load(role / "defaults/main.yml").items()}
+    in_specs = {name: option["default"] for name, option in options.items() if "default" in option}
+    in_defaults = load(role / "defaults/main.yml")
     for name in sorted(in_specs.keys() | in_defaults.keys()):
-        one, other = in_specs.get(name, "nothing"), in_defaults.get(name, "nothing")
-        if one != other:
-            yield f"{role.name}: {name} is {one} in argument_specs.yml, but {other} in defaults/main.yml"
+        if name not in in_defaults:
+            yield f"{role.name}: {name} has a default in argument_specs.yml, but not in defaults/main.yml"
+        elif name not in in_specs:
+            yield f"{role.name}: {name} has a default in defaults/main.yml, but not in argument_specs.yml"
+        elif in_specs[name] != (value := in_defaults[name]) and in_specs[name] != fallback(value):
+            yield f"{role.name}: {name} is {in_specs[name]!r} in argument_specs.yml, but {value!r} in defaults/main.yml"
     for entry in sorted({"check", "remove"} - specs.keys()):
         yield f"{role.name}: argument_specs.yml lacks the entry point {entry}"
     for entry, spec in specs.items():

@@ -22,6 +22,10 @@ argument_specs:
         description: [One | two., Three.]
         type: str
         default: "{{ x | default('') }}"
+      ws_a_number:
+        description: One.
+        type: int
+        default: 5
       ws_a_list:
         description: Some.
         type: list
@@ -37,14 +41,17 @@ argument_specs:
         type: str
   check:
     short_description: Refuse
+    description: Only that.
     options: *options
   remove:
     short_description: Undo
+    description: [Now., Later.]
     options:
       ws_a_b: *b
 """
 DEFAULTS = """
 ws_a_b: "{{ x | default('') }}"
+ws_a_number: "{{ ws_x | default(5) }}"
 ws_a_list: []
 """
 META = """
@@ -89,9 +96,10 @@ def test_a_role(role: Path) -> None:
     assert "Do it, on Debian bookworm and trixie." in lines
     assert "- First `code` of `ws_a_b=c(d)`." in lines
     assert "- Second, see <https://example.org> and [there](https://example.com)." in lines
-    assert "| `check` | Refuse | all below |" in lines
-    assert "| `remove` | Undo | `ws_a_b` |" in lines
+    assert "| `check` | Refuse. Only that. | all below |" in lines
+    assert "| `remove` | Undo. Now.<br>Later. | `ws_a_b` |" in lines
     assert r"| `ws_a_b` | str | `{{ x \| default('') }}` | One \| two.<br>Three. |" in lines
+    assert r"| `ws_a_number` | int | `{{ ws_x \| default(5) }}` | One. |" in lines
     assert "| `ws_a_list` | list of int | `[]` | Some. |" in lines
     assert "| `ws_a_choice` | `off`, `on` | **required** | One. |" in lines
     assert "| `ws_a_optional` | str | unset | Perhaps. |" in lines
@@ -125,16 +133,22 @@ def test_a_good_role_disagrees_with_itself_in_nothing(role: Path) -> None:
             "ws_a_list is [] in argument_specs.yml, but [1] in defaults/main.yml",
         ),
         (
+            "meta/argument_specs.yml",
+            "default: 5",
+            "default: 6",
+            "ws_a_number is 6 in argument_specs.yml, but '{{ ws_x | default(5) }}' in defaults/main.yml",
+        ),
+        (
             "defaults/main.yml",
             "ws_a_list: []",
-            "ws_a_other: 1",
-            "ws_a_list is [] in argument_specs.yml, but nothing in defaults/main.yml",
+            "",
+            "ws_a_list has a default in argument_specs.yml, but not in defaults/main.yml",
         ),
         (
             "defaults/main.yml",
             "ws_a_list: []",
             "ws_a_list: []\nws_a_other: 1",
-            "ws_a_other is nothing in argument_specs.yml, but 1 in defaults/main.yml",
+            "ws_a_other has a default in defaults/main.yml, but not in argument_specs.yml",
         ),
         (
             "meta/argument_specs.yml",
