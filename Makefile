@@ -25,7 +25,7 @@ $(VENV)/.installed: requirements.txt
 	@tools/setup.sh
 	@echo "environment: installing into .venv (a minute or two)"
 	@$(PYTHON) -m venv $(VENV)
-	@$(VENV)/bin/pip install --quiet --disable-pip-version-check --require-hashes --requirement requirements.txt
+	@$(VENV)/bin/pip install --quiet --no-compile --disable-pip-version-check --require-hashes --requirement requirements.txt
 	@touch $@
 	@echo "environment: ready"
 
