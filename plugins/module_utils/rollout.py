@@ -140,7 +140,7 @@ class Rollout:
         if wait:
             self._wait_until_stopped(plan.leave)
         # One without connections exits at once: look a few times before calling it draining.
-        for _ in range(GLANCES if plan.leave else 1):
+        for _n in range(GLANCES if plan.leave else 1):
             draining = self.prune(plan.generation)
             if not draining:
                 break
@@ -298,7 +298,7 @@ class Rollout:
             if all(running[member].is_stopped for member in members if member in running):
                 if members and self.clock() - began >= killed_after:
                     self.warnings.append(
-                        f"A process of {self.layout.app} didn't exit within {killed_after} s of SIGTERM and was killed: "
+                        f"A process of {self.layout.app} didn't end within {killed_after} s of SIGTERM and was killed: "
                         "its clients saw 1006, where one that closes its connections shows them 1001"
                     )
                 return

@@ -322,7 +322,7 @@ def test_process_that_had_to_be_killed_is_reported(host: Host) -> None:
 
     rollout.sleep = killed_after_seven_seconds
     assert rollout.settle(plan, wait=True) == []
-    assert "didn't exit within 7 s of SIGTERM and was killed" in rollout.warnings[0]
+    assert "didn't end within 7 s of SIGTERM and was killed" in rollout.warnings[0]
 
 
 def test_boot_starts_the_serving_generation_only(host: Host) -> None:
