@@ -215,7 +215,7 @@ class Cache:
         )
         wanted = f"{version or DEFAULT_BRANCH}^{{commit}}"
         step = f"finding ws_app_version {version!r}"
-        found = git(step, "rev-parse", "--quiet", "--verify", "--end-of-options", wanted)
+        found = git(step, "rev-parse", "--verify", "--end-of-options", wanted)
         step = f"checking out {found}"
         git(step, "clone", "--quiet", "--shared", "--no-checkout", str(mirror), str(checkout))
         # Relative addresses of submodules start at the real origin, not at our copy.

@@ -33,8 +33,9 @@ def run(step: str, command: list[str], environment: dict[str, str] | None = None
     except OSError as error:
         raise StepError(f"{step} failed: {error}") from error
     if result.returncode != 0:
-        lines = [line.strip() for line in (result.stderr or result.stdout).strip().splitlines()]
-        raise StepError(f"{step} failed: " + without_password("; ".join(lines[-5:])))
+        lines = (result.stderr or result.stdout).strip().splitlines()
+        words = without_password("; ".join(line.strip() for line in lines[-5:]))
+        raise StepError(f"{step} failed: {words or 'no reason given'}")
     return result.stdout
 
 
