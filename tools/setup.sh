@@ -29,7 +29,7 @@ if [ "${1:-}" = servers ]; then
     lacks mmdebstrap && need mmdebstrap
     [ -e /usr/share/keyrings/debian-archive-keyring.gpg ] || need debian-archive-keyring
     if lacks podman && lacks docker; then
-        need podman netavark aardvark-dns iptables
+        need podman netavark aardvark-dns iptables nftables
         # An ordinary user's containers need a little more than root's.
         [ "$(id -u)" = 0 ] || need dbus-user-session fuse-overlayfs passt slirp4netns uidmap
         # On cgroup v1, where podman's usual crun can't run systemd.

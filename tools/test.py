@@ -83,6 +83,7 @@ def build_step() -> Step:
         *galaxy,
         "install",
         str(tarball()),
+        "--force",
         "--offline",
         "--no-deps",
         "--collections-path",
