@@ -110,7 +110,7 @@ current:
   description: Id of the release that C(current) points at after this task, empty when there is none.
   returned: success
   type: str
-finished:
+available:
   description: Ids of the finished releases after this task.
   returned: success
   type: list
@@ -251,7 +251,7 @@ def apply(params: dict[str, Any], check_mode: bool) -> dict[str, Any]:
         "changed": before.describe() != after.describe(),
         "diff": {"before": before.describe(), "after": after.describe()},
         "current": after.current,
-        "finished": after.finished,
+        "available": after.finished,
         "releases": [vars(release) for release in found],
         "python": python,
     }

@@ -89,7 +89,7 @@ def host(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Host:
 def test_a_bare_host_can_be_listed(host: Host) -> None:
     result = host.run(state="listed")
     assert result["changed"] is False
-    assert (result["releases"], result["finished"], result["current"]) == ([], [], "")
+    assert (result["releases"], result["available"], result["current"]) == ([], [], "")
     assert result["python"]["target"] == "3.11.2-x86_64-2.36"
 
 
@@ -170,16 +170,16 @@ def test_an_unfinished_release_is_made_again(host: Host) -> None:
     )
     result = host.make("1.2-aa")
     assert result["diff"]["before"]["unfinished"] == ["1.2-aa"]
-    assert result["finished"] == ["1.2-aa"]
+    assert result["available"] == ["1.2-aa"]
     assert not (host.release("1.2-aa") / "rest").exists()
 
 
 def test_a_release_for_another_python_is_made_again(host: Host) -> None:
     host.make("1.2-aa")
     host.install_python("3.13.5")
-    assert host.run(state="listed")["finished"] == []
+    assert host.run(state="listed")["available"] == []
     assert host.make("1.2-aa")["changed"] is True
-    assert host.run(state="listed")["finished"] == ["1.2-aa"]
+    assert host.run(state="listed")["available"] == ["1.2-aa"]
 
 
 def test_activation_moves_the_link_once(host: Host) -> None:
