@@ -71,13 +71,9 @@ class ServersError(Exception):
     """Something that the user can act on, said in a sentence."""
 
 
-def run(*command: str, check: bool = True) -> subprocess.CompletedProcess[str]:
-    """Run a command quietly; a failure raises ServersError with the command's own last words."""
-    done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False)
-    if check and done.returncode:
-        words = (done.stderr or done.stdout).strip() or f"exit status {done.returncode}"
-        raise ServersError(f"'{' '.join(command[:3])}' failed: {words}")
-    return done
+def run(*command: str) -> subprocess.CompletedProcess[str]:
+    """Run a command, quietly, whatever comes of it."""
+    return subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False)
 
 
 def say(text: str) -> None:
@@ -99,9 +95,14 @@ class Engine:
     name: str
 
     def __call__(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+        """Run a command of the engine; if it fails and may not, raise ServersError with its own words."""
         # crun, which podman prefers, refuses to start systemd on v1 and hybrid cgroups.
         runtime = ["--runtime", "runc"] if self.name == "podman" and not unified_cgroups() else []
-        return run(self.name, *runtime, *arguments, check=check)
+        done = run(self.name, *runtime, *arguments)
+        if check and done.returncode:
+            words = (done.stderr or done.stdout).strip() or f"exit status {done.returncode}"
+            raise ServersError(f"{self.name} {arguments[0]} failed: {words}")
+        return done
 
     def limits(self) -> list[str]:
         """Flags of `run` for limits that this machine allows, which the engines' defaults may exceed."""
@@ -132,7 +133,7 @@ def why_not(name: str) -> str | None:
         return f"{name} is not installed"
     if name == "podman" and os.geteuid() != 0 and not unified_cgroups():
         return "podman can run systemd only for root here, because this machine has no unified cgroup v2"
-    done = run(name, "info", check=False)
+    done = run(name, "info")
     if done.returncode:
         return f"{name} says '{done.stderr.strip().splitlines()[-1]}'"
     return None
@@ -162,7 +163,7 @@ def mirror() -> str:
     if "WSFLEET_MIRROR" in os.environ:
         return os.environ["WSFLEET_MIRROR"]
     form = "$(RELEASE) $(COMPONENT) $(REPO_URI)"
-    targets = run("apt-get", "indextargets", "--format", form, "Created-By: Packages", check=False).stdout
+    targets = run("apt-get", "indextargets", "--format", form, "Created-By: Packages").stdout
     releases = {*SUITES.values(), "stable", "testing", "sid", "unstable"}
     for target in targets.splitlines():
         release, component, address = target.split(" ", 2)
@@ -236,12 +237,9 @@ def make_images(engine: Engine, images: Sequence[str]) -> None:
         missing = [image for image in images if not exists(engine, image)]
         if "client" in missing and CLIENT_BASE not in missing and not exists(engine, CLIENT_BASE):
             missing.insert(0, CLIENT_BASE)
+        suites = [image for image in missing if image != "client"]
         with ThreadPoolExecutor() as pool:
-            list(
-                pool.map(
-                    lambda image: build(engine, image), [image for image in missing if image != "client"]
-                )
-            )
+            list(pool.map(functools.partial(build, engine), suites))
         if "client" in missing:
             build(engine, "client")
 

@@ -32,8 +32,8 @@ if [ "${1:-}" = servers ]; then
         need podman netavark aardvark-dns iptables nftables
         # An ordinary user's containers need a little more than root's.
         [ "$(id -u)" = 0 ] || need dbus-user-session fuse-overlayfs passt slirp4netns uidmap
-        # On cgroup v1, where podman's usual crun can't run systemd.
-        [ -e /sys/fs/cgroup/cgroup.controllers ] && need crun || need runc
+        # Podman prefers crun, which can't run systemd on cgroup v1.
+        if [ -e /sys/fs/cgroup/cgroup.controllers ]; then need crun; else need runc; fi
     fi
 fi
 
