@@ -20,6 +20,7 @@ setup: ## Install what is missing: Python environment, container engine, images
 	@$(MAKE) -j2 venv images
 
 venv: $(VENV)/.installed $(LINK)
+	@:
 
 $(VENV)/.installed: requirements.txt
 	@tools/setup.sh
