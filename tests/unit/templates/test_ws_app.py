@@ -72,7 +72,7 @@ def test_names_of_secrets_are_shown_and_their_values_are_not() -> None:
 
 
 def found(target: str, *finished: str) -> dict[str, Any]:
-    return {"__ws_app_found": {"finished": list(finished), "python": {"target": target}}}
+    return {"__ws_app_found": {"available": list(finished), "python": {"target": target}}}
 
 
 def test_bundles_are_made_for_the_hosts_that_lack_the_release() -> None:
