@@ -95,6 +95,6 @@ def test_later_batches_install_what_the_first_got(batch: list[str], pinned: str)
     inputs = {
         "ansible_play_hosts_all": ["one", "two"],
         "ansible_play_batch": batch,
-        "hostvars": {"one": {"__ws_app_release_ids": {"echo": "1.2-aa"}}, "two": {}},
+        "hostvars": {"one": {"ws_app_releases": {"echo": "/opt/echo/releases/1.2-aa"}}, "two": {}},
     }
     assert render("__ws_app_pinned_id", inputs) == pinned
