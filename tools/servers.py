@@ -283,6 +283,11 @@ def container(fleet: str, host: str) -> str:
     return f"wsfleet-{fleet}-{host}"
 
 
+def pidfile(fleet: str, host: str) -> Path:
+    """File in which podman keeps the process number of a container's init."""
+    return CACHE / f"{container(fleet, host)}.pid"
+
+
 def state(engine: Engine, name: str) -> tuple[str, str]:
     """Image and status of a container, ("", "") if there is none."""
     done = engine("container", "inspect", "--format={{.Config.Image}} {{.State.Status}}", name, check=False)
@@ -299,6 +304,8 @@ def start(engine: Engine, fleet: str, host: Host) -> None:
         publish = [f"--publish=127.0.0.1:{port}:{port}" for port in host.ports]
         where = [f"--name={name}", f"--hostname={host.name}", f"--network={network(fleet)}"]
         where.append(f"--network-alias={host.name}")
+        if engine.name == "podman":
+            where.append(f"--pidfile={pidfile(fleet, host.name)}")
         engine(
             "run", "--detach", *where, *publish, *engine.limits(), *engine.systemd(), tag(host.image), *START
         )
@@ -325,6 +332,8 @@ def inventory(engine: Engine, fleet: str, hosts: Sequence[Host]) -> str:
             "ansible_host": container(fleet, host.name),
             "ansible_python_interpreter": "/usr/bin/python3",
             "wsfleet_engine": engine.name,
+            "wsfleet_hostname": host.name,
+            "wsfleet_pidfile": str(pidfile(fleet, host.name)),
         }
         for host in hosts
     }
@@ -347,6 +356,8 @@ def down(engine: Engine, fleet: str) -> None:
     if names:
         engine("kill", *names, check=False)  # sooner than waiting for systemd to shut down
         engine("rm", "--force", "--volumes", *names)
+    for file in CACHE.glob(f"{container(fleet, '*')}.pid"):
+        file.unlink()
     if engine("network", "inspect", network(fleet), check=False).returncode == 0:
         engine("network", "rm", network(fleet))
     say(f"{fleet}: removed")

@@ -62,6 +62,8 @@ def test_inventory_is_read_by_ansible_without_discovery() -> None:
         "ansible_host": "wsfleet-demo-server12",
         "ansible_python_interpreter": "/usr/bin/python3",
         "wsfleet_engine": "docker",
+        "wsfleet_hostname": "server12",
+        "wsfleet_pidfile": str(servers.CACHE / "wsfleet-demo-server12.pid"),
     }
 
 
