@@ -288,22 +288,25 @@ def pidfile(fleet: str, host: str) -> Path:
     return CACHE / f"{container(fleet, host)}.pid"
 
 
-def state(engine: Engine, name: str) -> tuple[str, str]:
-    """Image and status of a container, ("", "") if there is none."""
-    done = engine("container", "inspect", "--format={{.Config.Image}} {{.State.Status}}", name, check=False)
-    image, _, status = done.stdout.strip().partition(" ")
-    return image, status
+def state(engine: Engine, name: str) -> tuple[str, str, str]:
+    """Status, image and checkout of a container; empty if there is none."""
+    form = '{{.State.Status}} {{.Config.Image}} {{index .Config.Labels "wsfleet.checkout"}}'
+    done = engine("container", "inspect", f"--format={form}", name, check=False)
+    status, image, checkout = done.stdout.strip().split(" ", 2) if done.returncode == 0 else ("", "", "")
+    return status, image, checkout
 
 
 def start(engine: Engine, fleet: str, host: Host) -> None:
     """Have one host run, and wait until its systemd has booted; one of another image is replaced."""
     name = container(fleet, host.name)
-    image, status = state(engine, name)
+    status, image, checkout = state(engine, name)
+    if status and checkout != str(ROOT):
+        raise ServersError(f"{name} belongs to {checkout}; remove it first: tools/servers.py down {fleet}")
     if image != tag(host.image):
         engine("rm", "--force", name, check=False)
         publish = [f"--publish=127.0.0.1:{port}:{port}" for port in host.ports]
         where = [f"--name={name}", f"--hostname={host.name}", f"--network={network(fleet)}"]
-        where.append(f"--network-alias={host.name}")
+        where += [f"--network-alias={host.name}", f"--label=wsfleet.checkout={ROOT}"]
         if engine.name == "podman":
             where.append(f"--pidfile={pidfile(fleet, host.name)}")
         engine(
