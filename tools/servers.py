@@ -159,7 +159,7 @@ def find_engine() -> Engine:
 
 @functools.cache
 def mirror() -> str:
-    """Address of the Debian mirror that this machine's apt uses, else Debian's own."""
+    """Address of the Debian mirror that this machine's apt uses."""
     if "WSFLEET_MIRROR" in os.environ:
         return os.environ["WSFLEET_MIRROR"]
     form = "$(RELEASE) $(COMPONENT) $(REPO_URI)"
@@ -169,7 +169,7 @@ def mirror() -> str:
         release, component, address = target.split(" ", 2)
         if release in releases and component == "main":
             return address
-    return "http://deb.debian.org/debian"
+    raise Problem("apt here names no Debian mirror: set WSFLEET_MIRROR to the address of one.")
 
 
 def recipe(image: str) -> list[str]:
