@@ -169,7 +169,7 @@ def mirror() -> str:
         release, component, address = target.split(" ", 2)
         if release in releases and component == "main":
             return address
-    raise Problem("apt here names no Debian mirror: set WSFLEET_MIRROR to the address of one.")
+    raise ServersError("apt here names no Debian mirror: set WSFLEET_MIRROR to the address of one.")
 
 
 def recipe(image: str) -> list[str]:
