@@ -66,6 +66,7 @@ class Rollout:
     supervisor: Supervisor | None
     health_path: str = ""
     health_timeout: float = 30.0
+    restart: bool = False
     clock: t.Callable[[], float] = time.monotonic
     sleep: t.Callable[[float], None] = time.sleep
     problem: t.Callable[[health.Address, str], str] = health.problem
@@ -83,7 +84,7 @@ class Rollout:
             for number in {*serving.values(), newest}
             if number in generations and generations[number].digest == self.settings.digest
         ]
-        target = max(matches, default=newest + 1)
+        target = newest + 1 if self.restart else max(matches, default=newest + 1)
         wanted = range(self.processes)
         move = [slot for slot in wanted if serving.get(slot) != target]
         start = [

@@ -37,16 +37,17 @@ options:
   state:
     description:
       - V(present) moves the slots as needed.
+      - V(restarted) moves them to new processes of the same release and settings too.
       - V(absent) stops every process of the app, waits until they have drained, and removes all but releases and logs.
     type: str
-    choices: [present, absent]
+    choices: [present, restarted, absent]
     default: present
   path:
     description: Folder of the app's releases and generations. The default is C(/opt/APP).
     type: path
   release:
     description:
-      - Folder of the release to run. A symlink is followed. Required with O(state=present).
+      - Folder of the release to run. A symlink is followed. Required unless O(state=absent).
       - When it is in C(releases) of O(path), C(current) in O(path) points at it after a successful rollout.
     type: path
   command:
@@ -54,7 +55,7 @@ options:
       - Shell words that become the server process. They see C(SUPERVISOR_PROCESS_NAME) (C(APP_NN)) and the
         environment below, with the C(bin) folder of the release's C(venv) first in C(PATH).
       - The working directory is where the process must bind C($SUPERVISOR_PROCESS_NAME.sock), unless O(port) is set.
-      - Required with O(state=present).
+      - Required unless O(state=absent).
     type: str
   processes:
     description: Number of slots.
@@ -116,6 +117,14 @@ EXAMPLES = r"""
     secrets:
       DATABASE_URL: "{{ chat_database_url }}"
 
+- name: Replace the processes by new ones, because a file that they read at start has changed
+  wsfleet.websockets.ws_rollout:
+    app: chat
+    release: /opt/chat/current
+    command: python $WS_RELEASE/app/server.py
+    processes: 4
+    state: restarted
+
 - name: Stop and forget them
   wsfleet.websockets.ws_rollout:
     app: chat
@@ -125,11 +134,11 @@ EXAMPLES = r"""
 RETURN = r"""
 generation:
   description: Number of the generation that serves.
-  returned: O(state=present)
+  returned: unless O(state=absent)
   type: int
 moved:
   description: Time line of each slot that was (or, in check mode, would be) moved.
-  returned: O(state=present)
+  returned: unless O(state=absent)
   type: list
   elements: dict
   contains:
@@ -153,17 +162,17 @@ moved:
       type: float
 started:
   description: Slots whose process had stopped and was (or would be) started again.
-  returned: O(state=present)
+  returned: unless O(state=absent)
   type: list
   elements: int
 retired:
   description: Slots that were (or would be) given up.
-  returned: O(state=present)
+  returned: unless O(state=absent)
   type: list
   elements: int
 draining:
   description: Processes that no longer serve and haven't exited yet, as supervisord names them.
-  returned: O(state=present)
+  returned: unless O(state=absent)
   type: list
   elements: str
   sample: [echo_00-g3:echo_00]
@@ -193,7 +202,7 @@ from ansible_collections.wsfleet.websockets.plugins.module_utils.supervisor impo
 
 ARGUMENTS: dict[str, dict[str, t.Any]] = {
     "app": {"type": "str", "required": True},
-    "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
+    "state": {"type": "str", "choices": ["present", "restarted", "absent"], "default": "present"},
     "path": {"type": "path"},
     "release": {"type": "path"},
     "command": {"type": "str"},
@@ -234,6 +243,7 @@ def _rollout(module: AnsibleModule) -> Rollout:
         supervisor=Supervisor.from_configuration() if CONFIGURATION.exists() else None,
         health_path=options["health_path"],
         health_timeout=options["health_timeout"],
+        restart=options["state"] == "restarted",
     )
 
 
@@ -296,12 +306,12 @@ def _absent(module: AnsibleModule, rollout: Rollout) -> dict[str, t.Any]:
 def main() -> None:
     module = AnsibleModule(
         ARGUMENTS,
-        required_if=[("state", "present", ("release", "command"))],
+        required_if=[("state", state, ("release", "command")) for state in ("present", "restarted")],
         supports_check_mode=True,
     )
-    state = _absent if module.params["state"] == "absent" else _present
+    bring = _absent if module.params["state"] == "absent" else _present
     try:
-        result = state(module, _rollout(module))
+        result = bring(module, _rollout(module))
     except (RolloutError, SupervisorError) as error:
         module.fail_json(msg=str(error))
     module.exit_json(**result)

@@ -106,7 +106,9 @@ class Host:
         )
 
     def roll(self, processes: int = 2, **changes: t.Any) -> Plan:
-        rollout = self.rollout(processes, **changes)
+        return self.carry_out(self.rollout(processes, **changes))
+
+    def carry_out(self, rollout: Rollout) -> Plan:
         plan = rollout.plan()
         rollout.execute(plan)
         rollout.settle(plan, wait=False)
@@ -183,6 +185,16 @@ def test_upgrade_starts_all_new_before_the_first_switch_and_stops_old_last(host:
 def test_any_changed_setting_is_a_new_generation(host: Host, change: dict[str, t.Any]) -> None:
     host.roll()
     assert host.roll(**change).move == [0, 1]
+
+
+def test_restart_is_a_new_generation_each_time_and_leaves_nothing_to_do(host: Host) -> None:
+    host.roll()
+    for number in (2, 3):
+        restart = host.rollout()
+        restart.restart = True
+        assert host.carry_out(restart).move == [0, 1]
+        assert set(host.links().values()) == {f"g{number}/echo_00.sock", f"g{number}/echo_01.sock"}
+        assert not host.roll().changes
 
 
 @pytest.mark.parametrize("broken", [True, False])
