@@ -21,6 +21,9 @@ from pathlib import Path
 
 from ansible_collections.wsfleet.websockets.plugins.module_utils.health import Address
 
+# The runner's own pace where WS_DRAIN_RATE doesn't set another, connections per second.
+RUNNER_DRAIN_RATE = 50.0
+
 # Part of every digest: raise it when the generated files change in a way that processes must pick up.
 FORMAT = 1
 
@@ -43,15 +46,38 @@ class Settings:
         text = json.dumps([FORMAT, asdict(self)], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
 
+    @property
+    def drain(self) -> tuple[float, float]:
+        """Window in seconds and connections per second of the runner's drain; zeros for any other app."""
+        variables = {**self.environment, **self.secrets}
+        try:
+            return (
+                float(variables["WS_DRAIN_SECONDS"]),
+                float(variables.get("WS_DRAIN_RATE", RUNNER_DRAIN_RATE)),
+            )
+        except (KeyError, ValueError):
+            return 0.0, 0.0
+
 
 @dataclass(frozen=True)
 class Generation:
-    """A generation that is on disk."""
+    """A generation that is on disk, perhaps written by an older version of this file."""
 
     number: int
     digest: str
     release: str
     stop_seconds: int
+    port: int = 0
+    drain_seconds: float = 0.0
+    drain_rate: float = 0.0
+
+    def seconds_to_drain(self, connections: int) -> float:
+        """How long a process with so many connections takes to end, as far as one can know."""
+        if not connections:
+            return 0.0
+        if not self.drain_rate:
+            return float(self.stop_seconds)
+        return min(self.drain_seconds, connections / self.drain_rate)
 
 
 @dataclass(frozen=True, order=True)
@@ -75,7 +101,8 @@ class Layout:
         self.logs = self._at(f"/var/log/{app}")
         self.programs = self._at("/etc/supervisor/conf.d")
         self.tmpfiles = self._at(f"/etc/tmpfiles.d/wsfleet-{app}.conf")
-        self._program = re.compile(rf"{re.escape(app)}_(\d+)-g(\d+)")
+        self._slot = re.compile(rf"{re.escape(app)}_(\d+)")
+        self._program = re.compile(rf"{self._slot.pattern}-g(\d+)")
 
     def _at(self, path: str) -> Path:
         return self._root / path.lstrip("/")
@@ -96,6 +123,11 @@ class Layout:
         match = self._program.fullmatch(group)
         return Member(int(match[1]), int(match[2])) if match else None
 
+    def slot(self, name: str) -> int | None:
+        """The inverse of slot_name(); None for what isn't ours."""
+        match = self._slot.fullmatch(name)
+        return int(match[1]) if match else None
+
     def log(self, slot: int) -> Path:
         return self.logs / f"{self.slot_name(slot)}.log"
 
@@ -103,6 +135,11 @@ class Layout:
         if settings_port:
             return Address(port=settings_port + member.slot)
         return Address(str(self._sockets(member.generation) / f"{self.slot_name(member.slot)}.sock"))
+
+    def generation_at(self, directory: str) -> int | None:
+        """Whose sockets are bound there; a process may be in a folder that was removed."""
+        match = re.fullmatch(rf"{re.escape(str(self.run))}/g(\d+)( \(deleted\))?", directory)
+        return int(match[1]) if match else None
 
     def _folder(self, generation: int) -> Path:
         return self.generations / str(generation)
@@ -139,9 +176,8 @@ class Layout:
         return {slot for slot, target in self._links().items() if target == f"{self.slot_name(0)}.sock"}
 
     def _links(self) -> dict[int, str]:
-        pattern = re.compile(rf"{re.escape(self.app)}_(\d+)\.sock")
-        names = ((pattern.fullmatch(path.name), path) for path in self.run.glob("*") if path.is_symlink())
-        return {int(name[1]): str(path.readlink()) for name, path in names if name}
+        links = ((self.slot(path.stem), path) for path in self.run.glob("*.sock") if path.is_symlink())
+        return {slot: str(path.readlink()) for slot, path in links if slot is not None}
 
     def programs_on_disk(self) -> set[Member]:
         """The members that supervisord would start at boot."""
@@ -152,6 +188,7 @@ class Layout:
 
     def create(self, number: int, settings: Settings) -> None:
         """Write a generation's folder; generation.json comes last, so that one without it is unfinished."""
+        drain_seconds, drain_rate = settings.drain
         folder = self._folder(number)
         folder.mkdir(parents=True, exist_ok=True)
         _write(folder / "start", self._start_script(number, settings), 0o755)
@@ -163,6 +200,9 @@ class Layout:
                     "digest": settings.digest,
                     "release": settings.release,
                     "stop_seconds": settings.stop_seconds,
+                    "port": settings.port,
+                    "drain_seconds": drain_seconds,
+                    "drain_rate": drain_rate,
                 },
                 indent=2,
             )

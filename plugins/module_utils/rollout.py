@@ -16,8 +16,11 @@ from dataclasses import dataclass, field
 
 from ansible_collections.wsfleet.websockets.plugins.module_utils import health
 from ansible_collections.wsfleet.websockets.plugins.module_utils.generation import Layout, Member, Settings
+from ansible_collections.wsfleet.websockets.plugins.module_utils.process import Kernel, orphans
 from ansible_collections.wsfleet.websockets.plugins.module_utils.supervisor import Process, Supervisor
 
+# What a new process takes before its first connection, 26 MiB for a small app, and a little more.
+NEW_PROCESS_BYTES = 30 * 2**20
 # supervisord restarts a process that dies young; after so many starts we call the release broken.
 STARTS_UNTIL_BROKEN = 3
 LOG_LINES = 20
@@ -44,6 +47,24 @@ class Plan:
         return bool(self.move or self.start or self.retire)
 
 
+@dataclass(frozen=True)
+class Forecast:
+    """What carrying out a plan costs: clients that must reconnect, time, memory while old and new overlap."""
+
+    connections: int
+    drain_seconds: float
+    memory_needed_bytes: int
+    memory_available_bytes: int
+    fits: bool
+
+    def __str__(self) -> str:
+        needed, available = self.memory_needed_bytes // 2**20, self.memory_available_bytes // 2**20
+        return (
+            f"{self.connections} connections will be closed, within about {self.drain_seconds:.0f} s; "
+            f"new processes beside the old ones need {needed} MiB of memory, {available} MiB are available"
+        )
+
+
 @dataclass
 class Timeline:
     """When a slot's new process was started, healthy and switched to: seconds since the rollout began."""
@@ -67,9 +88,11 @@ class Rollout:
     health_path: str = ""
     health_timeout: float = 30.0
     restart: bool = False
+    memory_check: bool = True
     clock: t.Callable[[], float] = time.monotonic
     sleep: t.Callable[[float], None] = time.sleep
     problem: t.Callable[[health.Address, str], str] = health.problem
+    kernel: t.Callable[[], Kernel] = Kernel
     warnings: list[str] = field(default_factory=list)
 
     def plan(self) -> Plan:
@@ -105,10 +128,35 @@ class Rollout:
             leave=sorted(present - keep),
         )
 
+    def forecast(self, plan: Plan) -> Forecast:
+        """Say what the plan costs. Reads only."""
+        kernel, running = self.kernel(), self._running()
+        generations = self.layout.read_generations()
+        leaving = {running[member].pid: member for member in plan.leave if _serves(running.get(member))}
+        connections, seconds = 0, 0.0
+        for pid, member in (leaving | self._orphans(kernel)).items():
+            generation = generations.get(member.generation)
+            port = generation.port if generation else self.settings.port
+            held = kernel.connections(pid, self.layout.address(member, port))
+            connections += held
+            seconds = max(seconds, generation.seconds_to_drain(held) if generation else 0.0)
+        needed = 0
+        for slot in plan.move:
+            if _serves(running.get(Member(slot, plan.generation))):
+                continue
+            old = running.get(Member(slot, plan.serving.get(slot, 0)))
+            if old is None or not _serves(old):
+                needed += NEW_PROCESS_BYTES
+            elif not self.settings.port:  # there, the old one ends first
+                needed += max(NEW_PROCESS_BYTES, kernel.memory(old.pid))
+        available = kernel.memory_available()
+        return Forecast(connections, round(seconds, 1), needed, available, needed <= available)
+
     def execute(self, plan: Plan) -> list[Timeline]:
         """Carry the plan out; returns a time line per moved slot."""
         began = self.clock()
         timelines = [Timeline(slot, plan.serving.get(slot), plan.generation) for slot in plan.move]
+        self._refuse_lack_of_memory(plan)
         if plan.move:
             self.layout.create(plan.generation, self.settings)
         if self.settings.port:
@@ -190,6 +238,15 @@ class Rollout:
         )
 
     # steps
+
+    def _refuse_lack_of_memory(self, plan: Plan) -> None:
+        forecast = self.forecast(plan)
+        if self.memory_check and not forecast.fits:
+            raise RolloutError(
+                f"The new processes of {self.layout.app} need {forecast.memory_needed_bytes // 2**20} MiB of memory "
+                f"beside the old ones and {forecast.memory_available_bytes // 2**20} MiB are available, "
+                "so nothing was touched; with memory_check: false it would be tried"
+            )
 
     def _start_all(self, plan: Plan, timelines: list[Timeline], began: float) -> None:
         members = [Member(slot, plan.generation) for slot in plan.move]
@@ -321,6 +378,9 @@ class Rollout:
         members = ((self.layout.member(process.group), process) for process in self.supervisor.processes())
         return {member: process for member, process in members if member}
 
+    def _orphans(self, kernel: Kernel) -> dict[int, Member]:
+        return orphans(kernel, self.layout, self.supervisor.pid()) if self.supervisor else {}
+
     def _log_size(self, slot: int) -> int:
         log = self.layout.log(slot)
         return log.stat().st_size if log.exists() else 0
@@ -333,3 +393,8 @@ class Rollout:
             file.seek(offset)
             lines = file.read().decode(errors="replace").splitlines()[-LOG_LINES:]
         return "".join(f"\n  {line}" for line in lines)
+
+
+def _serves(process: Process | None) -> bool:
+    """Whether it is up and wasn't told to stop."""
+    return process is not None and process.state in ("STARTING", "RUNNING")

@@ -90,6 +90,9 @@ class Supervisor:
             raise SupervisorError(f"{path} doesn't name supervisord's unix socket: {error}") from error
         return cls(section["file"], section.get("username", ""), section.get("password", ""))
 
+    def pid(self) -> int:
+        return int(self._call("getPID"))
+
     def processes(self) -> list[Process]:
         return [
             Process(

@@ -28,7 +28,7 @@ attributes:
     description: Says what would be moved and changes nothing.
   diff_mode:
     support: full
-    description: Shows the generation and release of each slot, before and after.
+    description: Shows the generation and release of each slot, before and after, and the forecast.
 options:
   app:
     description: Name of the app, the prefix of its processes and sockets.
@@ -97,6 +97,12 @@ options:
     description: Seconds that new processes may take to become healthy.
     type: int
     default: 30
+  memory_check:
+    description:
+      - Whether to refuse a rollout whose new processes don't fit into memory beside the old ones, before anything is
+        touched. RV(forecast) has the figures.
+    type: bool
+    default: true
   wait:
     description: Whether to wait until the old processes have drained.
     type: bool
@@ -170,6 +176,36 @@ retired:
   returned: unless O(state=absent)
   type: list
   elements: int
+forecast:
+  description: What the move costs (or, in check mode, would cost), as it was before it began.
+  returned: unless O(state=absent)
+  type: dict
+  contains:
+    connections:
+      description: Open connections of the processes that leave; they are closed.
+      type: int
+    drain_seconds:
+      description:
+        - Seconds until the last of them is closed, at the pace C(WS_DRAIN_SECONDS) and C(WS_DRAIN_RATE) of the
+          generation that leaves, or its O(stop_seconds) where it doesn't use the runner.
+      type: float
+    memory_needed_bytes:
+      description:
+        - What the new processes take beside the old ones, reckoned as what these use now (proportional set size), and
+          30 MiB at least for each.
+      type: int
+    memory_available_bytes:
+      description: C(MemAvailable) of the host.
+      type: int
+    fits:
+      description: Whether the memory suffices.
+      type: bool
+  sample:
+    connections: 1200
+    drain_seconds: 12.0
+    memory_needed_bytes: 419430400
+    memory_available_bytes: 1717986918
+    fits: true
 draining:
   description: Processes that no longer serve and haven't exited yet, as supervisord names them.
   returned: unless O(state=absent)
@@ -215,6 +251,7 @@ ARGUMENTS: dict[str, dict[str, t.Any]] = {
     "stop_seconds": {"type": "int", "default": 50},
     "health_path": {"type": "str", "default": ""},
     "health_timeout": {"type": "int", "default": 30},
+    "memory_check": {"type": "bool", "default": True},
     "wait": {"type": "bool", "default": False},
 }
 
@@ -244,6 +281,7 @@ def _rollout(module: AnsibleModule) -> Rollout:
         health_path=options["health_path"],
         health_timeout=options["health_timeout"],
         restart=options["state"] == "restarted",
+        memory_check=options["memory_check"],
     )
 
 
@@ -265,6 +303,7 @@ def _present(module: AnsibleModule, rollout: Rollout) -> dict[str, t.Any]:
     _refuse_bad_input(module)
     layout, wait = rollout.layout, module.params["wait"]
     plan = rollout.plan()
+    forecast = rollout.forecast(plan)
     before = rollout.describe(plan.serving)
     draining: list[Member] = []
     if module.check_mode:
@@ -283,12 +322,14 @@ def _present(module: AnsibleModule, rollout: Rollout) -> dict[str, t.Any]:
         "moved": [asdict(timeline) for timeline in moved],
         "started": plan.start,
         "retired": plan.retire,
+        "forecast": asdict(forecast),
         "draining": [layout.process(member) for member in draining],
         "diff": {
             "before_header": f"{layout.app} slots",
             "after_header": f"{layout.app} slots",
             "before": before,
-            "after": rollout.describe(dict.fromkeys(range(rollout.processes), plan.generation)),
+            "after": rollout.describe(dict.fromkeys(range(rollout.processes), plan.generation))
+            + (f"{forecast}\n" if plan.changes else ""),
         },
     }
 

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import grp
+import json
 import os
 import pwd
 import stat
@@ -17,6 +18,7 @@ from pathlib import Path
 import pytest
 from ansible_collections.wsfleet.websockets.plugins.module_utils.generation import Layout, Member, Settings
 from ansible_collections.wsfleet.websockets.plugins.module_utils.health import Address
+from ansible_collections.wsfleet.websockets.plugins.module_utils.process import Kernel
 from ansible_collections.wsfleet.websockets.plugins.module_utils.rollout import Plan, Rollout, RolloutError
 from ansible_collections.wsfleet.websockets.plugins.module_utils.supervisor import Process, Supervisor
 
@@ -32,16 +34,28 @@ class FakeSupervisor:
         self.known: set[str] = set()
         self.states: dict[str, str] = {}
         self.starts: dict[str, int] = {}
+        self.pids: dict[str, int] = {}
         self.calls: list[str] = []
         self.broken = False
         self.drains_for_ever = False
+
+    def pid(self) -> int:
+        return 1
 
     def processes(self) -> list[Process]:
         for group, state in self.states.items():
             if state == "BACKOFF":
                 self.starts[group] += 1
         return [
-            Process(group, group.split("-")[0], state, 1, self.starts[group], 0, "Exited too quickly")
+            Process(
+                group,
+                group.split("-")[0],
+                state,
+                self.pids[group],
+                self.starts[group],
+                0,
+                "Exited too quickly",
+            )
             for group, state in self.states.items()
         ]
 
@@ -61,6 +75,7 @@ class FakeSupervisor:
     def start(self, name: str) -> None:
         group = name.split(":")[0]
         self.starts[group] = self.starts.get(group, 0) + 1
+        self.pids[group] = 100 + sum(self.starts.values())
         self.states[group] = "BACKOFF" if self.broken else "RUNNING"
         self.calls.append(f"start {group}")
 
@@ -69,6 +84,29 @@ class FakeSupervisor:
         if self.states.get(group) in ("RUNNING", "BACKOFF"):
             self.states[group] = "STOPPING" if self.drains_for_ever else "STOPPED"
             self.calls.append(f"stop {group}")
+
+
+class Proc:
+    """What /proc says of the processes: their connections at a slot's socket, and their memory in MiB."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.inode = 0
+        (folder / "net").mkdir(parents=True)
+        (folder / "net/unix").write_text("Num RefCount Protocol Flags Type St Inode Path\n")
+        self.available(1000)
+
+    def available(self, mebibytes: int) -> None:
+        (self.folder / "meminfo").write_text(f"MemTotal: 9 kB\nMemAvailable: {mebibytes * 1024} kB\n")
+
+    def process(self, pid: int, socket: str, connections: int, mebibytes: int = 0) -> None:
+        (self.folder / f"{pid}/fd").mkdir(parents=True)
+        (self.folder / f"{pid}/smaps_rollup").write_text(f"Pss: {mebibytes * 1024} kB\n")
+        with (self.folder / "net/unix").open("a") as table:
+            for n in range(connections):
+                self.inode += 1
+                (self.folder / f"{pid}/fd/{n}").symlink_to(f"socket:[{self.inode}]")
+                table.write(f"0000: 00000003 00000000 00000000 0001 03 {self.inode} {socket}\n")
 
 
 class Host:
@@ -80,6 +118,7 @@ class Host:
         self.root = root
         self.layout = Layout("echo", "/opt/echo", str(root))
         self.supervisor = FakeSupervisor(self.layout.programs)
+        self.proc = Proc(root / "proc")
         self.asked: list[str] = []
         self.sick: set[str] = set()
         self.settings = Settings("/opt/echo/releases/a", "python server.py", ME, MY_GROUP, {}, {}, 0, 50)
@@ -103,6 +142,7 @@ class Host:
             clock=clock,
             sleep=sleep,
             problem=self._problem,
+            kernel=lambda: Kernel(self.proc.folder),
         )
 
     def roll(self, processes: int = 2, **changes: t.Any) -> Plan:
@@ -117,6 +157,9 @@ class Host:
     def _problem(self, address: Address, path: str) -> str:
         self.asked.append(f"{address}{path}")
         return "not ready" if any(part in str(address) for part in self.sick) else ""
+
+    def pid(self, group: str) -> int:
+        return self.supervisor.pids[group]
 
     def links(self) -> dict[str, str]:
         return {path.name: str(path.readlink()) for path in self.layout.run.glob("*.sock")}
@@ -371,3 +414,78 @@ def test_other_programs_are_not_ours(host: Host) -> None:
     assert host.layout.member("cron") is None
     assert host.layout.member("echo_two_00-g1") is None
     assert host.layout.member("echo_07-g12") == Member(7, 12)
+
+
+def forecast_of_an_upgrade(host: Host, **settings: t.Any) -> dict[str, t.Any]:
+    """What an upgrade of two slots costs, whose processes hold 300 and 100 connections."""
+    host.roll(**settings)
+    host.proc.process(host.pid("echo_00-g1"), "echo_00.sock", connections=300, mebibytes=80)
+    host.proc.process(host.pid("echo_01-g1"), f"{host.layout.run}/g1/echo_01.sock", 100, mebibytes=10)
+    rollout = host.rollout(release="/opt/echo/releases/b")
+    return vars(rollout.forecast(rollout.plan()))
+
+
+def test_forecast_of_the_runner(host: Host) -> None:
+    pace = {"WS_DRAIN_SECONDS": "30", "WS_DRAIN_RATE": "20"}
+    assert forecast_of_an_upgrade(host, environment=pace) == {
+        "connections": 400,
+        "drain_seconds": 15.0,
+        "memory_needed_bytes": (80 + 30) * 2**20,
+        "memory_available_bytes": 1000 * 2**20,
+        "fits": True,
+    }
+
+
+@pytest.mark.parametrize(
+    ("environment", "seconds"),
+    [
+        ({"WS_DRAIN_SECONDS": "30"}, 6.0),
+        ({"WS_DRAIN_SECONDS": "4"}, 4.0),
+        ({"WS_DRAIN_SECONDS": "soon"}, 50.0),
+        ({}, 50.0),
+    ],
+)
+def test_forecast_at_the_pace_of_what_leaves(host: Host, environment: dict[str, str], seconds: float) -> None:
+    assert forecast_of_an_upgrade(host, environment=environment)["drain_seconds"] == seconds
+
+
+def test_forecast_where_an_older_version_wrote_the_generation(host: Host) -> None:
+    host.roll()
+    file = host.layout.generations / "1/generation.json"
+    facts = json.loads(file.read_text())
+    file.write_text(json.dumps({name: facts[name] for name in ("digest", "release", "stop_seconds")}))
+    host.proc.process(host.pid("echo_00-g1"), "echo_00.sock", connections=1)
+    rollout = host.rollout(release="/opt/echo/releases/b")
+    assert rollout.forecast(rollout.plan()).drain_seconds == 50.0
+
+
+def test_forecast_of_nothing_and_of_a_smaller_number(host: Host) -> None:
+    host.roll(processes=3)
+    for n in range(3):
+        host.proc.process(host.pid(f"echo_0{n}-g1"), f"echo_0{n}.sock", connections=10)
+    for processes, connections in ((3, 0), (2, 10)):
+        rollout = host.rollout(processes)
+        forecast = rollout.forecast(rollout.plan())
+        assert (forecast.connections, forecast.memory_needed_bytes) == (connections, 0)
+
+
+def test_forecast_leaves_out_what_drains_already(host: Host) -> None:
+    host.roll()
+    host.supervisor.drains_for_ever = True
+    host.roll(release="/opt/echo/releases/b")
+    host.proc.process(host.pid("echo_00-g1"), "echo_00.sock", connections=10)
+    rollout = host.rollout()
+    assert rollout.forecast(rollout.plan()).connections == 0
+
+
+def test_rollout_that_does_not_fit_into_memory_touches_nothing(host: Host) -> None:
+    host.roll()
+    host.proc.available(59)
+    before = (host.links(), host.programs(), host.layout.all_generations())
+    with pytest.raises(RolloutError, match=r"need 60 MiB of memory .* and 59 MiB are available"):
+        host.roll(release="/opt/echo/releases/b")
+    assert (host.links(), host.programs(), host.layout.all_generations()) == before
+    assert not host.roll(release="/opt/echo/releases/a").changes, "nothing to do needs no memory"
+    rollout = host.rollout(release="/opt/echo/releases/b")
+    rollout.memory_check = False
+    assert host.carry_out(rollout).move == [0, 1]

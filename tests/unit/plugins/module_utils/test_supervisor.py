@@ -57,7 +57,7 @@ class Supervisord(socketserver.ThreadingMixIn, socketserver.UnixStreamServer, Si
                     "description": "and more",
                 }
             ]
-        return True
+        return 42 if method == "supervisor.getPID" else True
 
 
 @pytest.fixture
@@ -86,6 +86,10 @@ def test_socket_is_found_as_supervisorctl_finds_it(supervisord: Supervisord, tmp
         7,
     )
     assert supervisord.logins == [None]
+
+
+def test_supervisord_says_its_pid(supervisord: Supervisord, tmp_path: Path) -> None:
+    assert configured(tmp_path).pid() == 42
 
 
 def test_login_is_used(supervisord: Supervisord, tmp_path: Path) -> None:

@@ -1,0 +1,168 @@
+# Copyright (c) 2026 The wsfleet maintainers
+# GNU General Public License v3.0 or later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What the kernel says about processes: their connections, memory, age, and where they come from."""
+
+from __future__ import annotations
+
+import os
+import typing as t
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from ansible_collections.wsfleet.websockets.plugins.module_utils.generation import Layout, Member
+from ansible_collections.wsfleet.websockets.plugins.module_utils.health import Address
+
+# States in the tables of /proc/net.
+_UNIX_CONNECTED = "03"
+_TCP_ESTABLISHED = "01"
+_TCP_LISTENING = "0A"
+
+_CLOCK_TICKS = os.sysconf("SC_CLK_TCK")
+
+
+@dataclass(frozen=True)
+class _TcpSocket:
+    port: int
+    state: str
+    inode: str
+
+
+class Kernel:
+    """A look at /proc. The tables of sockets are read once, so make a new one for a new look.
+
+    A process that ends meanwhile has no connections, no memory and no age.
+    """
+
+    def __init__(self, proc: Path = Path("/proc")) -> None:
+        self._proc = proc
+
+    def pids(self) -> list[int]:
+        return sorted(int(folder.name) for folder in self._proc.glob("[0-9]*"))
+
+    def connections(self, pid: int, address: Address) -> int:
+        """How many connections that came in at `address` the process holds."""
+        if address.port:
+            accepted = {socket.inode for socket in self._established if socket.port == address.port}
+        else:
+            # A process may bind the name in its working directory or the whole path.
+            name = Path(address.socket_path).name
+            accepted = {inode for inode, path in self._unix.items() if Path(path).name == name}
+        return len(self._sockets(pid) & accepted)
+
+    def accepted(self, pid: int) -> int:
+        """How many connections the process holds that came in at any TCP port."""
+        listening = {socket.port for socket in self._tcp if socket.state == _TCP_LISTENING}
+        return len(
+            self._sockets(pid) & {socket.inode for socket in self._established if socket.port in listening}
+        )
+
+    def memory(self, pid: int) -> int:
+        """Bytes that the process uses, its part of shared pages included."""
+        for line in self._lines(f"{pid}/smaps_rollup"):
+            if line.startswith("Pss:"):
+                return int(line.split()[1]) * 1024
+        return 0
+
+    def memory_available(self) -> int:
+        """Bytes that new processes can use without swapping."""
+        for line in self._lines("meminfo"):
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+        return 0
+
+    def age(self, pid: int) -> float:
+        """Seconds since the process was started."""
+        if not (started := self.start_ticks(pid)):
+            return 0.0
+        uptime = float(self._lines("uptime")[0].split()[0])
+        return max(0.0, uptime - started / _CLOCK_TICKS)
+
+    def start_ticks(self, pid: int) -> int:
+        """When the process was started; with the pid, it tells a process from all others since boot."""
+        stat = self._stat(pid)
+        return int(stat[19]) if stat else 0
+
+    def parent(self, pid: int) -> int:
+        stat = self._stat(pid)
+        return int(stat[1]) if stat else 0
+
+    def descends_from(self, pid: int, ancestor: int) -> bool:
+        while pid and pid != ancestor:
+            pid = self.parent(pid)
+        return pid != 0 and pid == ancestor
+
+    def title(self, pid: int) -> str:
+        """The command line, or what the process has made of it."""
+        return " ".join(self._strings(f"{pid}/cmdline"))
+
+    def environment(self, pid: int) -> dict[str, str]:
+        """The environment that the process was started with."""
+        pairs = (entry.partition("=") for entry in self._strings(f"{pid}/environ"))
+        return {name: value for name, _equals, value in pairs}
+
+    def directory(self, pid: int) -> str:
+        try:
+            return str((self._proc / str(pid) / "cwd").readlink())
+        except OSError:
+            return ""
+
+    @cached_property
+    def _unix(self) -> dict[str, str]:
+        """Path by inode of the unix sockets that are connected."""
+        rows = (line.split(maxsplit=7) for line in self._lines("net/unix")[1:])
+        return {row[6]: row[7] for row in rows if len(row) == 8 and row[5] == _UNIX_CONNECTED}
+
+    @cached_property
+    def _tcp(self) -> list[_TcpSocket]:
+        rows = (line.split() for table in ("tcp", "tcp6") for line in self._lines(f"net/{table}")[1:])
+        return [_TcpSocket(int(row[1].rpartition(":")[2], 16), row[3], row[9]) for row in rows if row]
+
+    @property
+    def _established(self) -> t.Iterator[_TcpSocket]:
+        return (socket for socket in self._tcp if socket.state == _TCP_ESTABLISHED)
+
+    def _sockets(self, pid: int) -> set[str]:
+        """Inodes of the sockets that the process holds."""
+        found = set()
+        try:
+            descriptors = list((self._proc / str(pid) / "fd").iterdir())
+        except OSError:
+            return set()
+        for descriptor in descriptors:
+            try:
+                target = str(descriptor.readlink())
+            except OSError:  # closed meanwhile
+                continue
+            if target.startswith("socket:["):
+                found.add(target[len("socket:[") : -1])
+        return found
+
+    def _stat(self, pid: int) -> list[str]:
+        """The fields of stat after the command, which may hold spaces and brackets."""
+        lines = self._lines(f"{pid}/stat")
+        return lines[0].rpartition(")")[2].split() if lines else []
+
+    def _strings(self, name: str) -> list[str]:
+        text = "\n".join(self._lines(name))
+        return [part for part in text.split("\0") if part]
+
+    def _lines(self, name: str) -> list[str]:
+        try:
+            return (self._proc / name).read_text(errors="replace").split("\n")
+        except OSError:
+            return []
+
+
+def orphans(kernel: Kernel, layout: Layout, supervisord: int) -> dict[int, Member]:
+    """The app's processes that outlived the supervisord that started them, by pid; not their own children."""
+    found = {}
+    for pid in kernel.pids():
+        generation = layout.generation_at(kernel.directory(pid))
+        if generation is None or kernel.descends_from(pid, supervisord):
+            continue
+        slot = layout.slot(kernel.environment(pid).get("SUPERVISOR_PROCESS_NAME", ""))
+        if slot is not None:
+            found[pid] = Member(slot, generation)
+    return {pid: member for pid, member in found.items() if kernel.parent(pid) not in found}

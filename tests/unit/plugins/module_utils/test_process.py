@@ -1,0 +1,139 @@
+# Copyright (c) 2026 The wsfleet maintainers
+# GNU General Public License v3.0 or later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What the kernel says, of real sockets and processes; and of a /proc written for the purpose."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import pytest
+from ansible_collections.wsfleet.websockets.plugins.module_utils.generation import Layout, Member
+from ansible_collections.wsfleet.websockets.plugins.module_utils.health import Address
+from ansible_collections.wsfleet.websockets.plugins.module_utils.process import Kernel, orphans
+
+
+def connect(stack: ExitStack, listener: socket.socket, times: int) -> list[socket.socket]:
+    """Connect to the listener so many times; returns what it accepted."""
+    accepted = []
+    for _n in range(times):
+        client = stack.enter_context(socket.socket(listener.family))
+        client.connect(listener.getsockname())
+        accepted.append(stack.enter_context(listener.accept()[0]))
+    return accepted
+
+
+@pytest.mark.parametrize("bound", ["echo_00.sock", "{folder}/echo_00.sock"])
+def test_connections_of_a_unix_socket(tmp_path: Path, bound: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    address = Address(f"{tmp_path}/echo_00.sock")
+    with ExitStack() as stack:
+        for name in (bound.format(folder=tmp_path), "other_echo_00.sock"):
+            listener = stack.enter_context(socket.socket(socket.AF_UNIX))
+            listener.bind(name)
+            listener.listen()
+            accepted = connect(stack, listener, 3 if name != "other_echo_00.sock" else 1)
+            if name != "other_echo_00.sock":
+                accepted[0].close()
+        assert Kernel().connections(os.getpid(), address) == 2
+        assert Kernel().connections(os.getppid(), address) == 0, "they are another process's"
+    assert Kernel().connections(os.getpid(), address) == 0
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+def test_connections_of_a_tcp_port(host: str) -> None:
+    with ExitStack() as stack:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        listener = stack.enter_context(socket.socket(family))
+        try:
+            listener.bind((host, 0))
+        except OSError:
+            pytest.skip(f"there is no {host} here")
+        listener.listen()
+        connect(stack, listener, 2)
+        port = listener.getsockname()[1]
+        assert Kernel().connections(os.getpid(), Address(port=port)) == 2, "not the clients' ends"
+        assert Kernel().accepted(os.getpid()) == 2
+        assert Kernel().connections(os.getpid(), Address(port=port + 1)) == 0
+
+
+def test_memory_is_what_the_process_uses() -> None:
+    before = Kernel().memory(os.getpid())
+    ballast = bytearray(os.urandom(8 * 2**20))
+    assert 7 * 2**20 < Kernel().memory(os.getpid()) - before < 12 * 2**20
+    assert len(ballast) > 2**20 < Kernel().memory_available()
+
+
+def test_a_process_tells_where_it_comes_from(tmp_path: Path) -> None:
+    program = "import time; time.sleep(60)"
+    with subprocess.Popen(
+        [sys.executable, "-c", program], cwd=tmp_path, env={"A": "1=2\n3", "B": ""}, stdin=subprocess.DEVNULL
+    ) as child:
+        time.sleep(0.3)
+        kernel = Kernel()
+        assert child.pid in kernel.pids()
+        assert kernel.title(child.pid) == f"{sys.executable} -c {program}"
+        assert kernel.directory(child.pid) == str(tmp_path)
+        assert {"A": "1=2\n3", "B": ""}.items() <= kernel.environment(child.pid).items()
+        assert kernel.parent(child.pid) == os.getpid()
+        assert kernel.descends_from(child.pid, os.getppid())
+        assert not kernel.descends_from(os.getpid(), child.pid)
+        assert 0.2 < kernel.age(child.pid) < 10
+        assert kernel.start_ticks(child.pid) >= kernel.start_ticks(os.getpid())
+        child.kill()
+
+
+def test_a_process_that_is_gone_has_nothing(tmp_path: Path) -> None:
+    kernel = Kernel(tmp_path)
+    address = Address("/run/echo/g1/echo_00.sock")
+    assert (kernel.pids(), kernel.connections(7, address), kernel.accepted(7)) == ([], 0, 0)
+    assert (kernel.memory(7), kernel.age(7), kernel.title(7), kernel.environment(7)) == (0, 0.0, "", {})
+    assert (kernel.directory(7), kernel.parent(7), kernel.descends_from(7, 1)) == ("", 0, False)
+
+
+def test_a_name_with_spaces_and_brackets_is_no_trap(tmp_path: Path) -> None:
+    (tmp_path / "7").mkdir()
+    (tmp_path / "7/stat").write_text("7 (a) R 1 (b) S 42 " + " ".join(["0"] * 17) + " 500 0 0\n")
+    (tmp_path / "uptime").write_text("15.00 0.00\n")
+    assert Kernel(tmp_path).parent(7) == 42
+    assert Kernel(tmp_path).age(7) == pytest.approx(15 - 500 / os.sysconf("SC_CLK_TCK"))
+
+
+@contextmanager
+def process(folder: Path, name: str) -> Iterator[int]:
+    """A server process and its child; the pid of the first."""
+    folder.mkdir(parents=True, exist_ok=True)
+    # The shell has nothing left to do after the sleep, but mustn't become it.
+    with subprocess.Popen(
+        ["/bin/sh", "-c", "sleep 60; :"],
+        cwd=folder,
+        env={"SUPERVISOR_PROCESS_NAME": name, "PATH": os.environ["PATH"]},
+        start_new_session=True,
+    ) as child:
+        time.sleep(0.2)
+        yield child.pid
+        os.killpg(child.pid, signal.SIGKILL)
+
+
+def test_orphans_are_the_first_of_their_family_and_ours(tmp_path: Path) -> None:
+    layout = Layout("echo", "/opt/echo", str(tmp_path))
+    with (
+        process(layout.run / "g1", "echo_00") as first,
+        process(layout.run / "g12", "echo_03") as second,
+        process(layout.run / "g1", "chat_00"),
+        process(layout.run, "echo_00"),
+        process(tmp_path / "run/echo_two/g1", "echo_two_00"),
+    ):
+        (layout.run / "g12").rmdir()
+        found = {first: Member(0, 1), second: Member(3, 12)}
+        assert orphans(Kernel(), layout, supervisord=0) == found
+        assert orphans(Kernel(), layout, supervisord=first) == {second: Member(3, 12)}
+        assert orphans(Kernel(), layout, supervisord=os.getpid()) == {}
