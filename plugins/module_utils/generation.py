@@ -184,7 +184,25 @@ class Layout:
         members = (self.member(file.stem) for file in self.programs.glob(f"{self.app}_*.conf"))
         return {member for member in members if member}
 
+    def told(self, pid: int, start_ticks: int) -> float:
+        """The Unix time when the process was told to stop, 0 when it wasn't."""
+        note = self._note(pid, start_ticks)
+        return note.stat().st_mtime if note.exists() else 0.0
+
+    def _note(self, pid: int, start_ticks: int) -> Path:
+        return self.run / f"told.{pid}.{start_ticks}"
+
     # changes
+
+    def note_told(self, pid: int, start_ticks: int) -> None:
+        """Remember that a process was told to stop: a second SIGTERM would cut its drain short."""
+        self._note(pid, start_ticks).touch()
+
+    def forget_told(self, alive: t.Callable[[int], bool]) -> None:
+        """Drop the notes of processes that have ended."""
+        for note in self.run.glob("told.*"):
+            if not alive(int(note.name.split(".")[1])):
+                note.unlink(missing_ok=True)
 
     def create(self, number: int, settings: Settings) -> None:
         """Write a generation's folder; generation.json comes last, so that one without it is unfinished."""

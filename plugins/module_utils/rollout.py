@@ -183,9 +183,7 @@ class Rollout:
         self.layout.write_tmpfiles(serving, self.settings.user, self.settings.socket_group)
         for slot in self.layout.lent() - set(plan.retire):
             self.layout.drop_link(slot)
-        for member in plan.leave:
-            self.layout.remove_program(member)
-            self._supervisor.stop(self.layout.process(member))
+        self._let_go(plan.leave)
         if wait:
             self._wait_until_stopped(plan.leave)
         # One without connections exits at once: look a few times before calling it draining.
@@ -207,6 +205,8 @@ class Rollout:
                 self._supervisor.remove(self.layout.group(member))
             else:
                 draining.append(member)
+        kernel = self.kernel()
+        self.layout.forget_told(lambda pid: kernel.start_ticks(pid) > 0)
         in_use = {member.generation for member in [*draining, *programs]} | {target}
         for number in self.layout.all_generations() - in_use:
             self.layout.discard(number)
@@ -308,6 +308,16 @@ class Rollout:
             timeline.started = self.clock() - began
         return offsets
 
+    def _let_go(self, members: list[Member]) -> None:
+        """Tell the members to stop, and don't wait: they drain."""
+        kernel, running = self.kernel(), self._running()
+        for member in members:
+            self.layout.remove_program(member)
+            process = running.get(member)
+            if _serves(process):
+                self.layout.note_told(process.pid, kernel.start_ticks(process.pid))
+            self._supervisor.stop(self.layout.process(member))
+
     def _take_back(self, members: list[Member]) -> None:
         """Undo _add()."""
         for member in members:
@@ -395,6 +405,6 @@ class Rollout:
         return "".join(f"\n  {line}" for line in lines)
 
 
-def _serves(process: Process | None) -> bool:
+def _serves(process: Process | None) -> t.TypeGuard[Process]:
     """Whether it is up and wasn't told to stop."""
     return process is not None and process.state in ("STARTING", "RUNNING")

@@ -1,0 +1,197 @@
+#!/usr/bin/python
+# Copyright (c) 2026 The wsfleet maintainers
+# GNU General Public License v3.0 or later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: ws_info
+short_description: Say what runs of a websockets app on a host
+version_added: 0.1.0
+author:
+  - The wsfleet maintainers (@wsfleet)
+description:
+  - Lists the slots with the processes that serve them, the processes that still drain, nginx's old workers, and what
+    is wrong. Reads only, and also where nothing is installed.
+  - Connections are those that the kernel counts, whatever the app.
+attributes:
+  check_mode:
+    support: full
+    description: Changes nothing anyway.
+  diff_mode:
+    support: none
+    description: Changes nothing.
+options:
+  app:
+    description: Name of the app, the prefix of its processes and sockets.
+    type: str
+    required: true
+  path:
+    description: Folder of the app's releases and generations. The default is C(/opt/APP).
+    type: path
+notes:
+  - Needs root.
+seealso:
+  - module: wsfleet.websockets.ws_rollout
+"""
+
+EXAMPLES = r"""
+- name: Look at the app
+  wsfleet.websockets.ws_info:
+    app: chat
+  register: chat
+
+- name: Fail where something is wrong
+  ansible.builtin.assert:
+    that: chat.problems == []
+    fail_msg: "{{ chat.problems | join('; ') }}"
+"""
+
+RETURN = r"""
+app:
+  description: Name of the app.
+  returned: always
+  type: str
+  sample: chat
+release:
+  description: Name of the release that serves, empty when none does; of several, the newest generation's.
+  returned: always
+  type: str
+  sample: 1.4.0-3f2a91c07b
+generation:
+  description: Number of the generation that serves, null when none does; of several, the newest.
+  returned: always
+  type: int
+  sample: 7
+slots:
+  description: The slots, each with the process that serves it.
+  returned: always
+  type: list
+  elements: dict
+  contains: &process
+    slot:
+      description: Number of the slot.
+      type: int
+    process:
+      description: Name that supervisord has for the process.
+      type: str
+    generation:
+      description: Number of its generation.
+      type: int
+    release:
+      description: Name of its release.
+      type: str
+    pid:
+      description: Its process id, null when it doesn't run.
+      type: int
+    state:
+      description:
+        - Its state in the words of supervisord.
+        - V(ORPHAN) when it runs and supervisord doesn't know it, V(MISSING) when it doesn't run either.
+      type: str
+    age_seconds:
+      description: Seconds since it was started, null when it doesn't run.
+      type: int
+    connections:
+      description: Connections that it holds.
+      type: int
+    memory_bytes:
+      description: Memory that it uses (proportional set size).
+      type: int
+  sample:
+    - slot: 0
+      process: chat_00-g7:chat_00
+      generation: 7
+      release: 1.4.0-3f2a91c07b
+      pid: 1207
+      state: RUNNING
+      age_seconds: 86400
+      connections: 512
+      memory_bytes: 73400320
+draining:
+  description:
+    - Processes that run and no longer serve, orphans included.
+    - Those that a rollout keeps while it watches their successors are among them.
+  returned: always
+  type: list
+  elements: dict
+  contains:
+    <<: *process
+    seconds_left:
+      description: Seconds until supervisord kills it, null when it wasn't told to stop or is an orphan.
+      type: int
+  sample:
+    - slot: 0
+      process: chat_00-g6:chat_00
+      generation: 6
+      release: 1.3.2-9d0c61e5aa
+      pid: 911
+      state: STOPPING
+      age_seconds: 172800
+      connections: 87
+      memory_bytes: 68157440
+      seconds_left: 21
+nginx:
+  description: The workers of nginx.
+  returned: always
+  type: dict
+  contains:
+    workers:
+      description: Number of workers that accept connections.
+      type: int
+    old_workers:
+      description: Workers that a reload has replaced, and that stay until their last connection ends.
+      type: list
+      elements: dict
+      contains:
+        pid:
+          description: Process id.
+          type: int
+        age_seconds:
+          description: Seconds since it was started.
+          type: int
+        connections:
+          description: Connections of clients that it holds.
+          type: int
+  sample:
+    workers: 2
+    old_workers:
+      - pid: 640
+        age_seconds: 90061
+        connections: 3
+problems:
+  description: What is wrong, a sentence each.
+  returned: always
+  type: list
+  elements: str
+  sample: ["chat_03 has no process of generation 7 (FATAL)"]
+"""
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.wsfleet.websockets.plugins.module_utils.generation import Layout
+from ansible_collections.wsfleet.websockets.plugins.module_utils.info import Info
+from ansible_collections.wsfleet.websockets.plugins.module_utils.process import Kernel
+from ansible_collections.wsfleet.websockets.plugins.module_utils.supervisor import (
+    CONFIGURATION,
+    Supervisor,
+    SupervisorError,
+)
+
+
+def main() -> None:
+    module = AnsibleModule(
+        {"app": {"type": "str", "required": True}, "path": {"type": "path"}},
+        supports_check_mode=True,
+    )
+    app = module.params["app"]
+    layout = Layout(app, module.params["path"] or f"/opt/{app}")
+    try:
+        supervisor = Supervisor.from_configuration() if CONFIGURATION.exists() else None
+    except SupervisorError as error:
+        module.fail_json(msg=str(error))
+    module.exit_json(changed=False, **Info(layout, supervisor, Kernel()).result())
+
+
+if __name__ == "__main__":
+    main()
