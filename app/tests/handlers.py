@@ -27,6 +27,11 @@ async def tasks(connection: ServerConnection) -> None:
         group.create_task(forever(connection))
 
 
+async def dismiss(connection: ServerConnection) -> None:
+    """Closes the connection itself."""
+    await connection.close(4001, "bye")
+
+
 async def forever(connection: ServerConnection) -> None:
     """Sends without end, whether the client reads or not."""
     while True:

@@ -5,12 +5,14 @@ from __future__ import annotations
 
 import http.client
 import os
+import selectors
 import signal
 import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeAlias
@@ -137,3 +139,22 @@ def close_of(client: ClientConnection) -> tuple[int, str]:
             client.recv(PATIENCE)
     received = caught.value.rcvd
     return (received.code, received.reason) if received else (1006, "")
+
+
+def closes_of(clients: list[socket.socket]) -> Iterator[tuple[int, float, int, str]]:
+    """Wait until all raw `clients` are closed; which, when (time.monotonic), code and reason, as it happens."""
+    with selectors.DefaultSelector() as selector:
+        for number, client in enumerate(clients):
+            selector.register(client, selectors.EVENT_READ, number)
+        while selector.get_map():
+            ready = selector.select(PATIENCE)
+            assert ready, "nobody is closed any more"
+            for key, _events in ready:
+                client = clients[key.data]
+                opcode, length = client.recv(2)
+                assert opcode == 0x88
+                payload = client.recv(length)
+                yield key.data, time.monotonic(), int.from_bytes(payload[:2]), payload[2:].decode()
+                selector.unregister(client)
+                client.sendall(b"\x88\x80\0\0\0\0")
+                client.close()

@@ -42,7 +42,7 @@ def whole(low: int, high: int, unit: str = "") -> Kind[int]:
     return Kind(f"a whole number {f'of {unit} ' if unit else ''}from {low} to {high}", parse)
 
 
-def decimal(low: float, high: float, unit: str) -> Kind[float]:
+def decimal(low: float, high: float, unit: str = "") -> Kind[float]:
     """Decimal numbers from `low` to `high`; `unit` is for people."""
 
     def parse(text: str) -> float:
@@ -50,7 +50,7 @@ def decimal(low: float, high: float, unit: str) -> Kind[float]:
             raise ValueError
         return float(text)
 
-    return Kind(f"a number of {unit} from {low:g} to {high:g}", parse)
+    return Kind(f"a number {f'of {unit} ' if unit else ''}from {low:.8g} to {high:.8g}", parse)
 
 
 def one_of(*values: T) -> Kind[T]:
@@ -74,6 +74,17 @@ def matching(pattern: str, allowed: str) -> Kind[str]:
     return Kind(allowed, parse)
 
 
+def short(what: str, limit: int) -> Kind[str]:
+    """Text of at most `limit` bytes; `what` is for people."""
+
+    def parse(text: str) -> str:
+        if len(text.encode()) > limit:
+            raise ValueError
+        return text
+
+    return Kind(f"{what} of at most {limit} bytes, or empty", parse)
+
+
 def many(kind: Kind[str]) -> Kind[tuple[str, ...]]:
     """Any number of `kind`, separated by commas."""
 
@@ -95,7 +106,8 @@ def parse_origin(text: str) -> str:
     return text
 
 
-SWITCH = Kind("true or false", {"true": True, "false": False}.__getitem__)
+# Ansible makes True and False of the booleans in a dictionary of variables.
+SWITCH = Kind("true or false", lambda text: {"true": True, "false": False}[text.lower()])
 TOKEN = matching(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", "an HTTP token")
 ORIGIN = Kind(
     "scheme://host[:port], null, none (no Origin header) or ~ and a regular expression", parse_origin
@@ -124,7 +136,7 @@ class Settings:
 
     unix_socket: str = setting(
         "",
-        matching("(?s).{0,107}", "a path of at most 107 bytes, or empty"),
+        short("a path", 107),
         "path of a unix socket to listen on, instead of host and port; its mode is 0777 less the umask",
     )
     host: str = setting("127.0.0.1", matching(r"\S+", "an address or host name"), "address to listen on")
@@ -188,9 +200,28 @@ class Settings:
     drain_rate: float = setting(
         50.0,
         decimal(0.01, 100_000, "connections per second"),
-        "pace of closing; faster where `drain_seconds` demands it",
+        "pace at which the drain closes them",
+    )
+    drain_growth: bool = setting(
+        True,
+        SWITCH,
+        "close faster where `drain_seconds` demands it; otherwise those left after it are closed at once",
+    )
+    drain_jitter: float = setting(
+        0.2, decimal(0, 1), "proportion by which each pause between closes varies, up or down, at random"
     )
     drain_code: int = setting(1001, one_of(1001, 1012), "close code: going away or service restart")
+    drain_reason: str = setting(
+        "server is restarting", short("text", 123), "reason that clients get with the close code"
+    )
+    max_age: float = setting(
+        0.0,
+        decimal(0, 2_592_000, "seconds"),
+        "age at which a connection is closed, with `drain_code`; 0 is no limit",
+    )
+    max_age_jitter: float = setting(
+        0.2, decimal(0, 1), "proportion of `max_age` by which it is less, at random for each connection"
+    )
 
     log_format: str = setting("plain", one_of("plain", "json"), "lines on stderr")
     log_level: str = setting(

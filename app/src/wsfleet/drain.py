@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The one place that decides what happens to each connection when the process must go."""
+"""The one place that decides what happens to each connection that must go: its process must, or it is old."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import logging
+import math
 import os
+import random
 import signal
 import threading
 import time
@@ -26,19 +28,26 @@ EXIT_FORCED = 70  # handlers hadn't returned by the deadline
 SETTLE = 0.2  # seconds to go on accepting: a proxy may be sending handshakes here still
 MARGIN = 1.0  # seconds that handlers have, once cancelled, before the process ends by force
 TICK = 0.02  # seconds, the shortest pause between closes
-REASON = "server is restarting"
+OLD = "connection reached its maximum age"
 
 
-def pace(waiting: int, left: float, rate: float) -> tuple[int, float]:
+def pace(waiting: int, left: float, rate: float, *, growth: bool) -> tuple[int, float]:
     """How many of `waiting` connections to close now, and the seconds to pause then.
 
-    `rate` is closes per second, exceeded if `left` seconds don't suffice; with no time left, close all.
+    `rate` is closes per second, exceeded with `growth` if `left` seconds don't suffice; with no time left,
+    close all.
     """
     if left <= 0:
         return waiting, 0.0
-    rate = max(rate, waiting / left)
-    pause = max(1 / rate, TICK)
-    return max(1, round(rate * pause)), pause
+    if growth:
+        rate = max(rate, waiting / left)
+    count = math.ceil(rate * TICK)
+    return count, count / rate
+
+
+def jittered(seconds: float, least: float, most: float) -> float:
+    """`seconds` times a random proportion from `least` to `most`."""
+    return seconds * random.uniform(least, most)  # noqa: S311 (it keeps no secret)
 
 
 async def wait_at_most(seconds: float, event: Awaitable[None]) -> None:
@@ -68,7 +77,7 @@ class HardExit:
 
 
 class Drain:
-    """Waits for SIGTERM or SIGINT, then lets all connections go.
+    """Waits for SIGTERM or SIGINT, then lets all connections go; until then, those that reach their age limit.
 
     The first signal begins: not ready at once, accepting a moment more, then closing one connection after
     the other within `drain_seconds`. Another signal, or the end of that time, closes the rest at once; clients
@@ -100,6 +109,19 @@ class Drain:
         self._loop.call_soon_threadsafe(self._hurried.set if self._signalled else self._begun.set)
         self._signalled = True
 
+    async def serve(self, connection: ServerConnection) -> None:
+        """Serve one connection, and close it at an age drawn here so that those of one moment don't go in one."""
+        age = jittered(self._settings.max_age, 1 - self._settings.max_age_jitter, 1)
+        retirement = self._loop.call_later(age, self._retire, connection)
+        try:
+            await self._connections.serve(connection)
+        finally:
+            retirement.cancel()
+
+    def _retire(self, connection: ServerConnection) -> None:
+        if not self.begun:
+            self._dismiss(connection, OLD)
+
     async def run(self, listener: Listener) -> int:
         """Wait for the signal, let all connections go, return the exit code: 0 or EXIT_FORCED."""
         await self._begun.wait()
@@ -116,7 +138,7 @@ class Drain:
         hurried.cancel()
         listener.close()
         for connection in self._connections.open():
-            self._dismiss(connection)
+            self._dismiss(connection, self._settings.drain_reason)
         await wait_at_most(self._settings.close_timeout, self._connections.wait_empty())
         await wait_at_most(SETTLE, listener.wait_closed())  # handshakes under way are answered 503
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -130,21 +152,27 @@ class Drain:
     async def _close_paced(self, listener: Listener, deadline: float) -> None:
         await asyncio.sleep(SETTLE)
         listener.close()
+        jitter = self._settings.drain_jitter
         while waiting := self._connections.open():
-            count, pause = pace(len(waiting), deadline - self._loop.time(), self._settings.drain_rate)
+            count, pause = pace(
+                len(waiting),
+                deadline - self._loop.time(),
+                self._settings.drain_rate,
+                growth=self._settings.drain_growth,
+            )
             for connection in waiting[:count]:
-                self._dismiss(connection)
-            await wait_at_most(pause, self._connections.wait_empty())
+                self._dismiss(connection, self._settings.drain_reason)
+            await wait_at_most(jittered(pause, 1 - jitter, 1 + jitter), self._connections.wait_empty())
         await self._connections.wait_empty()
 
-    def _dismiss(self, connection: ServerConnection) -> None:
-        task = asyncio.create_task(self._close(connection))
+    def _dismiss(self, connection: ServerConnection, reason: str) -> None:
+        task = asyncio.create_task(self._close(connection, reason))
         self._leaving.add(task)
         task.add_done_callback(self._leaving.discard)
 
-    async def _close(self, connection: ServerConnection) -> None:
+    async def _close(self, connection: ServerConnection, reason: str) -> None:
         try:
             async with asyncio.timeout(self._settings.close_timeout):
-                await connection.close(self._settings.drain_code, REASON)
+                await connection.close(self._settings.drain_code, reason)
         except TimeoutError:  # the library has this limit too, but not while it waits to write
             connection.transport.abort()

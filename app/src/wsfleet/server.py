@@ -60,7 +60,9 @@ async def serve(settings: Settings, handler: Handler) -> int:
     drain = Drain(settings, connections)
     try:
         listener = await Listener.open(
-            settings, handler=connections.serve, process_request=make_process_request(connections, drain)
+            settings,
+            handler=drain.serve if settings.max_age else connections.serve,
+            process_request=make_process_request(connections, drain),
         )
     except OSError as error:
         logger.error(
