@@ -56,10 +56,13 @@ def test_the_bundled_app_is_found() -> None:
         ("ws_app_port", 80),
         ("ws_app_drain_seconds", 0),
         ("ws_app_drain_seconds", 601),
+        ("ws_app_drain_rate", 0),
         ("ws_app_close_timeout", 61),
         ("ws_app_ping_interval", -1),
         ("ws_app_max_size", 0),
         ("ws_app_max_connections", -1),
+        ("ws_app_max_age_seconds", -1),
+        ("ws_app_max_age_seconds", 2_592_001),
         ("ws_app_keep_releases", 0),
     ],
 )
