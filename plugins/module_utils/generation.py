@@ -159,7 +159,10 @@ class Layout:
         """The finished generations on disk, by number."""
         found = {}
         for file in self.generations.glob("*/generation.json"):
-            found[int(file.parent.name)] = Generation(int(file.parent.name), **json.loads(file.read_text()))
+            number, facts = int(file.parent.name), json.loads(file.read_text())
+            if self._abandoned(number).exists():
+                facts["digest"] = ""
+            found[number] = Generation(number, **facts)
         return found
 
     def all_generations(self) -> set[int]:
@@ -189,6 +192,9 @@ class Layout:
         note = self._note(pid, start_ticks)
         return note.stat().st_mtime if note.exists() else 0.0
 
+    def _abandoned(self, number: int) -> Path:
+        return self._folder(number) / "abandoned"
+
     def _note(self, pid: int, start_ticks: int) -> Path:
         return self.run / f"told.{pid}.{start_ticks}"
 
@@ -196,6 +202,7 @@ class Layout:
 
     def note_told(self, pid: int, start_ticks: int) -> None:
         """Remember that a process was told to stop: a second SIGTERM would cut its drain short."""
+        self.run.mkdir(exist_ok=True)
         self._note(pid, start_ticks).touch()
 
     def forget_told(self, alive: t.Callable[[int], bool]) -> None:
@@ -239,6 +246,11 @@ class Layout:
         shutil.rmtree(self._folder(number), ignore_errors=True)
         shutil.rmtree(self._sockets(number), ignore_errors=True)
 
+    def abandon(self, number: int) -> None:
+        """Never take the generation for the wanted one again: it has failed."""
+        if self._folder(number).exists():
+            self._abandoned(number).touch()
+
     def write_program(self, member: Member, settings: Settings) -> None:
         _write(self._conf(member), self._program_text(member, settings), 0o644)
 
@@ -263,28 +275,27 @@ class Layout:
     def drop_link(self, slot: int) -> None:
         self._link(slot).unlink(missing_ok=True)
 
-    def write_tmpfiles(self, serving: dict[int, int], user: str, socket_group: str) -> bool:
-        """Say what systemd-tmpfiles makes of /run at boot: these slots only. True when that is news."""
+    def write_tmpfiles(self) -> None:
+        """Have systemd-tmpfiles make /run at boot as it is now: the slots that serve."""
+        serving = self.serving()
+        folders = [self._sockets(number) for number in sorted(set(serving.values()))]
         lines = [
             f"# Slots of {self.app}, remade at boot; written by wsfleet.websockets.ws_rollout",
             f"d {self.run} 0755 root root -",
-            *(
-                f"d {self._sockets(number)} 2750 {user} {socket_group} -"
-                for number in sorted(set(serving.values()))
-            ),
+            *(f"d {folder} 2750 {folder.owner()} {folder.group()} -" for folder in folders),
         ]
         lines += [
             f"L+ {self._link(slot)} - - - - g{number}/{self.slot_name(slot)}.sock"
             for slot, number in sorted(serving.items())
         ]
         text = "\n".join(lines) + "\n"
-        if self.tmpfiles.is_file() and self.tmpfiles.read_text() == text:
-            return False
-        _write(self.tmpfiles, text, 0o644)
-        return True
+        if not self.tmpfiles.is_file() or self.tmpfiles.read_text() != text:
+            _write(self.tmpfiles, text, 0o644)
 
     def activate(self, release: str) -> None:
-        """Point the app's `current` symlink at the release that serves now."""
+        """Point the app's `current` symlink at the release, if it is among the app's own."""
+        if Path(release).parent != self.path / "releases" or self.current.resolve() == Path(release):
+            return
         fresh = self.current.with_suffix(".new")
         fresh.unlink(missing_ok=True)
         fresh.symlink_to(Path("releases") / Path(release).name)
@@ -354,14 +365,18 @@ def _write(path: Path, text: str, mode: int, owner: str = "") -> None:
     """Replace a file at once: nobody sees half of it, or its content before its mode and owner are right."""
     fresh = path.with_name(f".{path.name}.new")
     fresh.unlink(missing_ok=True)
-    with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-        os.fchmod(file.fileno(), mode)
-        if owner:
-            shutil.chown(fresh, owner)
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    fresh.rename(path)
+    try:
+        with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+            os.fchmod(file.fileno(), mode)
+            if owner:
+                shutil.chown(fresh, owner)
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        fresh.rename(path)
+    except OSError as error:  # a full disk doesn't say which file it was
+        fresh.unlink(missing_ok=True)
+        raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 def environment_problems(variables: t.Mapping[str, object]) -> list[str]:

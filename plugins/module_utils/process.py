@@ -16,10 +16,19 @@ from ansible_collections.wsfleet.websockets.plugins.module_utils.health import A
 
 # States in the tables of /proc/net.
 _UNIX_CONNECTED = "03"
+_UNIX_LISTENING = "00010000"  # a flag
 _TCP_ESTABLISHED = "01"
 _TCP_LISTENING = "0A"
 
 _CLOCK_TICKS = os.sysconf("SC_CLK_TCK")
+
+
+@dataclass(frozen=True)
+class _UnixSocket:
+    path: str
+    state: str
+    inode: str
+    listening: bool
 
 
 @dataclass(frozen=True)
@@ -48,8 +57,20 @@ class Kernel:
         else:
             # A process may bind the name in its working directory or the whole path.
             name = Path(address.socket_path).name
-            accepted = {inode for inode, path in self._unix.items() if Path(path).name == name}
+            accepted = {
+                row.inode
+                for row in self._unix
+                if row.state == _UNIX_CONNECTED and Path(row.path).name == name
+            }
         return len(self._sockets(pid) & accepted)
+
+    def listens(self, pid: int, address: Address) -> bool:
+        """Whether the process itself listens there."""
+        name = Path(address.socket_path).name
+        return bool(
+            self._sockets(pid)
+            & {row.inode for row in self._unix if row.listening and Path(row.path).name == name}
+        )
 
     def accepted(self, pid: int) -> int:
         """How many connections the process holds that came in at any TCP port."""
@@ -109,10 +130,12 @@ class Kernel:
             return ""
 
     @cached_property
-    def _unix(self) -> dict[str, str]:
-        """Path by inode of the unix sockets that are connected."""
+    def _unix(self) -> list[_UnixSocket]:
+        """The unix sockets that have a path."""
         rows = (line.split(maxsplit=7) for line in self._lines("net/unix")[1:])
-        return {row[6]: row[7] for row in rows if len(row) == 8 and row[5] == _UNIX_CONNECTED}
+        return [
+            _UnixSocket(row[7], row[5], row[6], row[3] == _UNIX_LISTENING) for row in rows if len(row) == 8
+        ]
 
     @cached_property
     def _tcp(self) -> list[_TcpSocket]:

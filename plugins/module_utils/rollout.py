@@ -4,12 +4,16 @@
 """Move the slots of an app to a generation, on the host where it runs.
 
 All new processes are started and healthy before the first slot is switched: until then a failure undoes
-itself by removing the new generation, and no client has noticed. An app on TCP ports can't have its old and
-new process side by side, so there each slot is stopped before it starts again.
+itself by removing the new generation, and no client has noticed. While the new processes are watched, the old
+ones are kept, so that the slots can go back. An app on TCP ports can't have its old and new process side by
+side, so there each slot is stopped before it starts again.
 """
 
 from __future__ import annotations
 
+import contextlib
+import os
+import signal
 import time
 import typing as t
 from dataclasses import dataclass, field
@@ -23,7 +27,10 @@ from ansible_collections.wsfleet.websockets.plugins.module_utils.supervisor impo
 NEW_PROCESS_BYTES = 30 * 2**20
 # supervisord restarts a process that dies young; after so many starts we call the release broken.
 STARTS_UNTIL_BROKEN = 3
+# One answer may come late on a busy host; after so many bad ones, a second apart, a process is unhealthy.
+CHECKS_UNTIL_UNHEALTHY = 3
 LOG_LINES = 20
+LOG_BYTES = 64 * 1024
 GLANCES = 5
 
 
@@ -33,7 +40,10 @@ class RolloutError(Exception):
 
 @dataclass(frozen=True)
 class Plan:
-    """What has to happen on this host; all empty when the wanted generation serves already."""
+    """What has to happen on this host; all empty when the wanted generation serves already.
+
+    `back` is the generation that each slot can go back to as long as the old processes are kept.
+    """
 
     generation: int
     serving: dict[int, int]
@@ -41,6 +51,7 @@ class Plan:
     start: list[int]
     retire: list[int]
     leave: list[Member]
+    back: dict[int, int]
 
     @property
     def changes(self) -> bool:
@@ -60,8 +71,9 @@ class Forecast:
     def __str__(self) -> str:
         needed, available = self.memory_needed_bytes // 2**20, self.memory_available_bytes // 2**20
         return (
-            f"{self.connections} connections will be closed, within about {self.drain_seconds:.0f} s; "
-            f"new processes beside the old ones need {needed} MiB of memory, {available} MiB are available"
+            f"Connections that will be closed: {self.connections}, within about {self.drain_seconds:.0f} s; "
+            f"memory that new processes need beside the old ones: {needed} MiB, available: {available} MiB"
+            f"{'' if self.fits else ', too little'}"
         )
 
 
@@ -88,12 +100,20 @@ class Rollout:
     health_path: str = ""
     health_timeout: float = 30.0
     restart: bool = False
+    canary_seconds: float = 0.0
+    watch_seconds: float = 0.0
+    max_generations: int = 3
     memory_check: bool = True
     clock: t.Callable[[], float] = time.monotonic
     sleep: t.Callable[[float], None] = time.sleep
     problem: t.Callable[[health.Address, str], str] = health.problem
     kernel: t.Callable[[], Kernel] = Kernel
+    kill: t.Callable[[int, int], None] = os.kill
     warnings: list[str] = field(default_factory=list)
+    interrupted: str = ""  # the signal that asked for an end; may be set at any time
+    _switching: bool = False
+    _log_ends: dict[int, int] = field(default_factory=dict)
+    _incarnations: dict[Member, tuple[int, int]] = field(default_factory=dict)
 
     def plan(self) -> Plan:
         """Compare what serves with what is wanted. Reads only, also where nothing is installed."""
@@ -126,7 +146,24 @@ class Rollout:
             start=start,
             retire=sorted(retire),
             leave=sorted(present - keep),
+            back=self._back(target, serving, running),
         )
+
+    def _back(self, target: int, serving: dict[int, int], running: dict[Member, Process]) -> dict[int, int]:
+        """What each slot can go back to: what serves it, or what served it before a rollout that was killed."""
+        kept = [member for member in self.layout.programs_on_disk() if _serves(running.get(member))]
+        back = {}
+        for slot in range(self.processes):
+            older = [
+                member.generation for member in kept if member.slot == slot and member.generation < target
+            ]
+            if slot in serving and serving[slot] != target:
+                back[slot] = serving[slot]
+            elif slot in serving and older:
+                back[slot] = max(older)
+            elif slot in serving:
+                return {}  # its old process was let go: that rollout had succeeded
+        return back
 
     def forecast(self, plan: Plan) -> Forecast:
         """Say what the plan costs. Reads only."""
@@ -153,51 +190,63 @@ class Rollout:
         return Forecast(connections, round(seconds, 1), needed, available, needed <= available)
 
     def execute(self, plan: Plan) -> list[Timeline]:
-        """Carry the plan out; returns a time line per moved slot."""
+        """Carry the plan out, or put all back as it was; returns a time line per moved slot."""
         began = self.clock()
         timelines = [Timeline(slot, plan.serving.get(slot), plan.generation) for slot in plan.move]
         self._refuse_lack_of_memory(plan)
-        if plan.move:
-            self.layout.create(plan.generation, self.settings)
-        if self.settings.port:
-            self._replace_each(plan, timelines, began)
-        else:
-            self._start_all(plan, timelines, began)
-            for timeline in timelines:
-                self.layout.switch(Member(timeline.slot, timeline.to_generation))
-                timeline.switched = self.clock() - began
-        self._start_stopped(plan)
+        serving = {*plan.serving.items(), *plan.back.items()}
+        self._let_go([member for member in plan.leave if (member.slot, member.generation) not in serving])
+        self._make_room(plan)
+        try:
+            if plan.move:
+                self.layout.create(plan.generation, self.settings)
+            if not self.settings.port:
+                self._start_all(plan, timelines, began)
+            self._start_stopped(plan)
+            self._heed_interruption()
+            self._switching = True
+            if self.settings.port and any(timeline.from_generation for timeline in timelines):
+                self._warn_of_gaps()
+            for stage, watch_seconds in self._stages(plan, timelines):
+                for timeline in stage:
+                    self._switch(timeline, began)
+                self._watch(plan, watch_seconds)
+        except (RolloutError, OSError):
+            self._undo(plan)
+            raise
         for slot in plan.retire:
-            if self.settings.port:
-                self.layout.drop_link(slot)
-            else:
-                self.layout.lend(slot)
+            self._give_up(slot)
         return timelines
 
-    def settle(self, plan: Plan, wait: bool) -> list[Member]:
+    def settle(self, plan: Plan, wait: bool) -> list[str]:
         """Make the new state survive a reboot, let go of what no longer serves; returns what still drains.
 
         Runs after every rollout and on every later run, so that it also finishes what a killed run left.
         """
-        serving = dict.fromkeys(range(self.processes), plan.generation)
-        self.layout.write_tmpfiles(serving, self.settings.user, self.settings.socket_group)
+        self._record()
         for slot in self.layout.lent() - set(plan.retire):
             self.layout.drop_link(slot)
         self._let_go(plan.leave)
+        orphans_told = self._let_go_of_orphans(plan)
         if wait:
             self._wait_until_stopped(plan.leave)
-        # One without connections exits at once: look a few times before calling it draining.
-        for _n in range(GLANCES if plan.leave else 1):
-            draining = self.prune(plan.generation)
+            self._wait_for_orphans()
+        return self._prune_patiently(plan.generation, bool(plan.leave or orphans_told))
+
+    def _prune_patiently(self, target: int, told: bool) -> list[str]:
+        """Prune; one without connections exits at once, so look a few times before calling it draining."""
+        draining = self.prune(target)
+        for _n in range(GLANCES if told else 0):
             if not draining:
                 break
             self.sleep(0.2)
+            draining = self.prune(target)
         return draining
 
-    def prune(self, target: int) -> list[Member]:
-        """Forget what has stopped draining; returns what hasn't."""
+    def prune(self, target: int) -> list[str]:
+        """Forget what has stopped draining; returns the names of what hasn't."""
         programs = self.layout.programs_on_disk()
-        draining = []
+        draining: list[Member] = []
         for member, process in self._running().items():
             if member in programs:
                 continue
@@ -207,10 +256,13 @@ class Rollout:
                 draining.append(member)
         kernel = self.kernel()
         self.layout.forget_told(lambda pid: kernel.start_ticks(pid) > 0)
-        in_use = {member.generation for member in [*draining, *programs]} | {target}
+        orphans_left = self._orphans(kernel)
+        in_use = {member.generation for member in [*draining, *programs, *orphans_left.values()]} | {target}
         for number in self.layout.all_generations() - in_use:
             self.layout.discard(number)
-        return sorted(draining)
+        return [self.layout.process(member) for member in sorted(draining)] + [
+            f"{self.layout.process(member)} (orphan, pid {pid})" for pid, member in orphans_left.items()
+        ]
 
     def remove(self) -> bool:
         """Stop every process of the app, wait for it, and forget them all; True when there was something."""
@@ -219,7 +271,9 @@ class Rollout:
         if self.supervisor:
             for member in members:
                 self.supervisor.stop(self.layout.process(member))
+            self._tell(self._orphans(self.kernel()))
             self._wait_until_stopped(members)
+            self._wait_for_orphans()
         self.layout.erase()
         if self.supervisor:
             for member in members:
@@ -240,62 +294,177 @@ class Rollout:
     # steps
 
     def _refuse_lack_of_memory(self, plan: Plan) -> None:
-        forecast = self.forecast(plan)
-        if self.memory_check and not forecast.fits:
+        if self.memory_check and plan.move and not (forecast := self.forecast(plan)).fits:
             raise RolloutError(
                 f"The new processes of {self.layout.app} need {forecast.memory_needed_bytes // 2**20} MiB of memory "
                 f"beside the old ones and {forecast.memory_available_bytes // 2**20} MiB are available, "
                 "so nothing was touched; with memory_check: false it would be tried"
             )
 
+    def _make_room(self, plan: Plan) -> None:
+        """Wait for the oldest generations to end when one more would be too many."""
+        patience, oldest = 0.0, 0
+        while plan.move and len(alive := self._alive() - {plan.generation}) >= self.max_generations:
+            if not (draining := alive - set(plan.serving.values())):
+                return
+            if min(draining) != oldest:
+                oldest = min(draining)
+                stop_seconds = self._stop_seconds(oldest)
+                patience = self.clock() + stop_seconds + 5
+            elif self.clock() >= patience:
+                raise RolloutError(
+                    f"Generation {oldest} of {self.layout.app} didn't end within {stop_seconds} s, "
+                    f"and max_generations allows {self.max_generations}, the new one included"
+                )
+            self._heed_interruption()
+            self.sleep(0.2)
+
+    def _alive(self) -> set[int]:
+        """The generations that have processes."""
+        supervised = {member for member, process in self._running().items() if not process.is_stopped}
+        return {member.generation for member in [*supervised, *self._orphans(self.kernel()).values()]}
+
     def _start_all(self, plan: Plan, timelines: list[Timeline], began: float) -> None:
         members = [Member(slot, plan.generation) for slot in plan.move]
-        offsets = self._add(members, timelines, began)
-        try:
-            for timeline, member in zip(timelines, members, strict=True):
-                self._wait_until_healthy(member, began + self.health_timeout, offsets[member])
-                timeline.healthy = self.clock() - began
-        except RolloutError:
-            self._take_back(members)
-            if plan.generation not in plan.serving.values():
-                self.layout.discard(plan.generation)
-            raise
-
-    def _replace_each(self, plan: Plan, timelines: list[Timeline], began: float) -> None:
-        if any(timeline.from_generation for timeline in timelines):
-            self.warnings.append(
-                f"{self.layout.app} listens on TCP ports: each of its processes is stopped before the new one starts, "
-                "so its slot answers nothing in between; a unix socket has no such gap"
-            )
+        self._add(members)
+        deadline = self.clock() + self.health_timeout
         for timeline in timelines:
-            old = Member(timeline.slot, timeline.from_generation) if timeline.from_generation else None
-            new = Member(timeline.slot, plan.generation)
-            if old:
-                self._supervisor.stop(self.layout.process(old))
-                self._wait_until_stopped([old])
-            offsets = self._add([new], [timeline], began)
-            try:
-                self._wait_until_healthy(new, self.clock() + self.health_timeout, offsets[new])
-            except RolloutError:
-                self._take_back([new])
-                if old:
-                    self._supervisor.start(self.layout.process(old))
-                raise
-            timeline.healthy = timeline.switched = self.clock() - began
-            self.layout.switch(new)
+            timeline.started = self.clock() - began
+        for timeline, member in zip(timelines, members, strict=True):
+            self._wait_until_healthy(member, deadline)
+            timeline.healthy = self.clock() - began
+
+    def _stages(self, plan: Plan, timelines: list[Timeline]) -> list[tuple[list[Timeline], float]]:
+        """The slots that are switched together, and for how long the new processes are watched then."""
+        if not (self.canary_seconds and plan.move and plan.back):
+            return [(timelines, self.watch_seconds)]
+        canary = [timeline for timeline in timelines if timeline.slot == 0]
+        others = [timeline for timeline in timelines if timeline.slot != 0]
+        return [(canary, self.canary_seconds), (others, self.watch_seconds)]
+
+    def _switch(self, timeline: Timeline, began: float) -> None:
+        new = Member(timeline.slot, timeline.to_generation)
+        if self.settings.port:
+            self._replace(timeline, new, began)
+        self.layout.switch(new)
+        timeline.switched = self.clock() - began
+
+    def _replace(self, timeline: Timeline, new: Member, began: float) -> None:
+        if timeline.from_generation:
+            old = Member(timeline.slot, timeline.from_generation)
+            self._supervisor.stop(self.layout.process(old))
+            self._wait_until_stopped([old])
+        self._add([new])
+        timeline.started = self.clock() - began
+        self._wait_until_healthy(new, self.clock() + self.health_timeout)
+        timeline.healthy = self.clock() - began
+
+    def _warn_of_gaps(self) -> None:
+        self.warnings.append(
+            f"{self.layout.app} listens on TCP ports: each of its processes is stopped before the new one starts, "
+            "so its slot answers nothing in between; a unix socket has no such gap"
+        )
+
+    def _watch(self, plan: Plan, seconds: float) -> None:
+        """Let the new processes serve for so long; fail when one dies, restarts or becomes unhealthy."""
+        serving = self.layout.serving()
+        slots = sorted({*plan.move, *plan.back} if seconds else ())
+        members = [Member(slot, plan.generation) for slot in slots if serving.get(slot) == plan.generation]
+        bad_checks = dict.fromkeys(members, 0)
+        end = self.clock() + seconds
+        while members:
+            running = self._running()
+            for member in members:
+                flaw, unhealthy = self._flaw(member, running.get(member))
+                bad_checks[member] = bad_checks[member] + 1 if unhealthy else 0
+                if flaw or bad_checks[member] >= CHECKS_UNTIL_UNHEALTHY:
+                    self._fail_watched(plan, member, flaw or f"became unhealthy: {unhealthy}")
+            if self.clock() >= end and not any(bad_checks.values()):
+                return
+            self.sleep(min(1.0, seconds))
+
+    def _flaw(self, member: Member, process: Process | None) -> tuple[str, str]:
+        """Why a process that was healthy is done for, or what its health check says now."""
+        if process is None or process.state != "RUNNING":
+            state = (process.problem or process.state) if process else "unknown to supervisord"
+            return f"didn't stay up ({state})", ""
+        incarnation = process.pid, process.started
+        if self._incarnations.setdefault(member, incarnation) != incarnation:
+            return "died and was started again", ""
+        return "", self.problem(self.layout.address(member, self.settings.port), self.health_path)
+
+    def _fail_watched(self, plan: Plan, member: Member, flaw: str) -> t.NoReturn:
+        older = " and ".join(str(number) for number in sorted(set(plan.back.values())))
+        outcome = f"the slots are back at generation {older}" if older else "there is nothing to go back to"
+        raise RolloutError(
+            f"{self.layout.slot_name(member.slot)} of generation {member.generation} (release "
+            f"{self.settings.release}) {flaw}; {outcome}.{self._log_tail(member.slot)}"
+        )
+
+    def _undo(self, plan: Plan) -> None:
+        """After a failure, have the slots served as before."""
+        if plan.back and (self.settings.port or plan.generation in self.layout.serving().values()):
+            self._go_back(plan)
+        else:
+            serving = self.layout.serving()
+            self._take_back(
+                [Member(slot, plan.generation) for slot in plan.move if serving.get(slot) != plan.generation]
+            )
+            if plan.generation not in serving.values():
+                self.layout.discard(plan.generation)
+            self._record()
+
+    def _go_back(self, plan: Plan) -> None:
+        """Give the slots back to the generation that served; the new one drains, and is pruned when it has ended."""
+        for slot in sorted({*plan.move, *plan.back}):
+            if self.settings.port:
+                self._take_back([Member(slot, plan.generation)])
+            if slot not in plan.back:
+                self._give_up(slot)
+                continue
+            old = Member(slot, plan.back[slot])
+            if self.settings.port:
+                self._supervisor.start(self.layout.process(old))
+            self.layout.switch(old)
+        self.layout.abandon(plan.generation)
+        self._record()
+        present = set(self._running()) | self.layout.programs_on_disk()
+        self._let_go([member for member in present if member.generation == plan.generation])
+        self._prune_patiently(max(plan.back.values()), told=True)
+
+    def _give_up(self, slot: int) -> None:
+        if self.settings.port:
+            self.layout.drop_link(slot)
+        else:
+            self.layout.lend(slot)
+
+    def _record(self) -> None:
+        """Have the next boot and `current` agree with what serves."""
+        if serving := self.layout.serving():
+            self.layout.write_tmpfiles()
+            if generation := self.layout.read_generations().get(max(serving.values())):
+                self.layout.activate(generation.release)
+
+    def _heed_interruption(self) -> None:
+        """Give up, as long as no slot was switched."""
+        if self.interrupted and not self._switching:
+            raise RolloutError(
+                f"{self.interrupted} ended the rollout of {self.layout.app} before a slot was switched; "
+                "what served still serves"
+            )
 
     def _start_stopped(self, plan: Plan) -> None:
         members = [Member(slot, plan.generation) for slot in plan.start]
-        offsets = self._add(members, [], 0.0)
+        self._add(members)
         for member in members:
-            self._wait_until_healthy(member, self.clock() + self.health_timeout, offsets[member])
+            self._wait_until_healthy(member, self.clock() + self.health_timeout)
 
-    def _add(self, members: list[Member], timelines: list[Timeline], began: float) -> dict[Member, int]:
-        """Have supervisord start the members; returns where each one's log ended before."""
-        offsets = {member: self._log_size(member.slot) for member in members}
+    def _add(self, members: list[Member]) -> None:
+        """Have supervisord start the members."""
         if not members:
-            return offsets
+            return
         for member in members:
+            self._log_ends[member.slot] = self._log_size(member.slot)
             self.layout.write_program(member, self.settings)
         self._supervisor.reread()
         for member in members:
@@ -304,9 +473,6 @@ class Rollout:
         for member in members:
             if member in running and running[member].is_stopped:
                 self._supervisor.start(self.layout.process(member))
-        for timeline in timelines:
-            timeline.started = self.clock() - began
-        return offsets
 
     def _let_go(self, members: list[Member]) -> None:
         """Tell the members to stop, and don't wait: they drain."""
@@ -318,6 +484,56 @@ class Rollout:
                 self.layout.note_told(process.pid, kernel.start_ticks(process.pid))
             self._supervisor.stop(self.layout.process(member))
 
+    def _let_go_of_orphans(self, plan: Plan) -> bool:
+        """Tell those orphans to stop whose slot is served without them; True when there were any."""
+        kernel, running = self.kernel(), self._running()
+        dispensable = {}
+        for pid, member in self._orphans(kernel).items():
+            successor = Member(member.slot, plan.generation)
+            process, address = running.get(successor), self.layout.address(successor, 0)
+            # Of two processes on one port, the younger can't start before the older ends.
+            if (
+                self.settings.port
+                or member.slot >= self.processes
+                or (_serves(process) and kernel.listens(process.pid, address))
+            ):
+                dispensable[pid] = member
+        self._tell(dispensable)
+        return bool(dispensable)
+
+    def _tell(self, orphans: t.Iterable[int]) -> None:
+        """Send each orphan one SIGTERM: a second one would cut its drain short."""
+        kernel = self.kernel()
+        for pid in orphans:
+            if not self.layout.told(pid, kernel.start_ticks(pid)):
+                self.layout.note_told(pid, kernel.start_ticks(pid))
+                with contextlib.suppress(ProcessLookupError):
+                    self.kill(pid, signal.SIGTERM)
+
+    def _wait_for_orphans(self) -> None:
+        """Wait for the orphans that were told to stop; supervisord kills none of them, so neither do we."""
+        began = self.clock()
+        while waiting := self._orphans_told():
+            pid, member = waiting[0]
+            limit = self._stop_seconds(member.generation)
+            if self.clock() >= began + limit + 5:
+                raise RolloutError(
+                    f"{self.layout.process(member)} (orphan, pid {pid}) didn't end within {limit} s of SIGTERM"
+                )
+            self.sleep(0.2)
+
+    def _orphans_told(self) -> list[tuple[int, Member]]:
+        kernel = self.kernel()
+        return [
+            (pid, member)
+            for pid, member in self._orphans(kernel).items()
+            if self.layout.told(pid, kernel.start_ticks(pid))
+        ]
+
+    def _stop_seconds(self, number: int) -> int:
+        generation = self.layout.read_generations().get(number)
+        return int((generation or self.settings).stop_seconds)
+
     def _take_back(self, members: list[Member]) -> None:
         """Undo _add()."""
         for member in members:
@@ -328,14 +544,16 @@ class Rollout:
             self._supervisor.remove(self.layout.group(member))
         self._supervisor.reread()
 
-    def _wait_until_healthy(self, member: Member, deadline: float, log_offset: int) -> None:
+    def _wait_until_healthy(self, member: Member, deadline: float) -> None:
         name = self.layout.slot_name(member.slot)
         starts: set[int] = set()
         while True:
+            self._heed_interruption()
             process = self._running().get(member)
             if process and process.state in ("STARTING", "RUNNING"):
                 reason = self.problem(self.layout.address(member, self.settings.port), self.health_path)
                 if not reason and process.state == "RUNNING":
+                    self._incarnations[member] = process.pid, process.started
                     return
             else:
                 starts.add(process.started if process else 0)
@@ -346,7 +564,7 @@ class Rollout:
                 when = f"within {self.health_timeout:g} s" if out_of_time else f"after {len(starts)} starts"
                 raise RolloutError(
                     f"{name} of generation {member.generation} (release {self.settings.release}) "
-                    f"wasn't healthy {when}: {reason}; it takes no traffic.{self._log_tail(member.slot, log_offset)}"
+                    f"wasn't healthy {when}: {reason}; it takes no traffic.{self._log_tail(member.slot)}"
                 )
             self.sleep(0.1)
 
@@ -395,12 +613,13 @@ class Rollout:
         log = self.layout.log(slot)
         return log.stat().st_size if log.exists() else 0
 
-    def _log_tail(self, slot: int, offset: int) -> str:
+    def _log_tail(self, slot: int) -> str:
+        """The slot's last log lines since the rollout began."""
         log = self.layout.log(slot)
         if not log.exists():
             return ""
         with log.open("rb") as file:
-            file.seek(offset)
+            file.seek(max(self._log_ends.get(slot, 0), self._log_size(slot) - LOG_BYTES))
             lines = file.read().decode(errors="replace").splitlines()[-LOG_LINES:]
         return "".join(f"\n  {line}" for line in lines)
 

@@ -18,8 +18,12 @@ description:
     processes are started first; when every one of them is healthy, each slot's symlink is renamed over to the
     new process, and the old processes get SIGTERM and drain. A proxy in front notices nothing and needs no reload.
   - When a new process doesn't become healthy, the new generation is removed, the old one still serves, and the
-    message holds the last lines of the process's log.
-  - A run that was killed in the middle is finished by the next one.
+    message holds the last lines of the process's log. With O(canary_seconds) and O(watch_seconds), a process that
+    fails later has the slots go back too, and the new processes drain.
+  - SIGTERM, SIGINT and SIGHUP end a rollout before the first slot is switched, and put all back. Later ones don't; the
+    rollout is finished. A run that was killed in the middle is finished by the next one, or undone where that asks
+    for the settings that served before.
+  - Processes that outlived their supervisord are found and told to stop when the processes of the new one serve.
   - An app on TCP ports (O(port)) has no such paths. Its processes are stopped and started slot after slot, which
     the module says in a warning.
 attributes:
@@ -97,6 +101,26 @@ options:
     description: Seconds that new processes may take to become healthy.
     type: int
     default: 30
+  canary_seconds:
+    description:
+      - Seconds for which slot 00 is served by its new process alone before the other slots are switched.
+      - When a new process dies, restarts or becomes unhealthy in that time, all slots go back to the processes that
+        served before, the new ones drain, and the module fails.
+    type: int
+    default: 0
+  watch_seconds:
+    description:
+      - Seconds for which the old processes are kept after the last slot was switched, so that the slots can go back, as
+        with O(canary_seconds). Where nothing served before, a failure is only reported.
+      - An app on TCP ports has no old processes to keep; they are started again.
+    type: int
+    default: 0
+  max_generations:
+    description:
+      - Number of generations that may have processes at once, the new one included, 2 or more.
+      - When there are as many, the rollout waits until the oldest that drains has ended.
+    type: int
+    default: 3
   memory_check:
     description:
       - Whether to refuse a rollout whose new processes don't fit into memory beside the old ones, before anything is
@@ -104,7 +128,7 @@ options:
     type: bool
     default: true
   wait:
-    description: Whether to wait until the old processes have drained.
+    description: Whether to wait until the old processes have drained, orphans included.
     type: bool
     default: false
 notes:
@@ -207,13 +231,16 @@ forecast:
     memory_available_bytes: 1717986918
     fits: true
 draining:
-  description: Processes that no longer serve and haven't exited yet, as supervisord names them.
+  description:
+    - Processes that no longer serve and haven't exited yet, as supervisord names them; of orphans, that is, processes
+      that outlived their supervisord, the pid too.
   returned: unless O(state=absent)
   type: list
   elements: str
-  sample: [echo_00-g3:echo_00]
+  sample: [echo_00-g3:echo_00, "echo_01-g3:echo_01 (orphan, pid 812)"]
 """
 
+import signal
 import typing as t
 from dataclasses import asdict
 from pathlib import Path
@@ -221,7 +248,6 @@ from pathlib import Path
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.wsfleet.websockets.plugins.module_utils.generation import (
     Layout,
-    Member,
     Settings,
     environment_problems,
 )
@@ -251,9 +277,14 @@ ARGUMENTS: dict[str, dict[str, t.Any]] = {
     "stop_seconds": {"type": "int", "default": 50},
     "health_path": {"type": "str", "default": ""},
     "health_timeout": {"type": "int", "default": 30},
+    "canary_seconds": {"type": "int", "default": 0},
+    "watch_seconds": {"type": "int", "default": 0},
+    "max_generations": {"type": "int", "default": 3},
     "memory_check": {"type": "bool", "default": True},
     "wait": {"type": "bool", "default": False},
 }
+
+LEAST = {"processes": 1, "canary_seconds": 0, "watch_seconds": 0, "max_generations": 2}
 
 
 def _strings(variables: dict[str, t.Any]) -> dict[str, str]:
@@ -281,14 +312,18 @@ def _rollout(module: AnsibleModule) -> Rollout:
         health_path=options["health_path"],
         health_timeout=options["health_timeout"],
         restart=options["state"] == "restarted",
+        canary_seconds=options["canary_seconds"],
+        watch_seconds=options["watch_seconds"],
+        max_generations=options["max_generations"],
         memory_check=options["memory_check"],
     )
 
 
 def _refuse_bad_input(module: AnsibleModule) -> None:
     options = module.params
-    if options["processes"] < 1:
-        module.fail_json(msg=f"processes is {options['processes']}, allowed is 1 or more")
+    for name, least in LEAST.items():
+        if options[name] < least:
+            module.fail_json(msg=f"{name} is {options[name]}, allowed is {least} or more")
     for name in ("environment", "secrets"):
         if bad := environment_problems(options[name]):
             module.fail_json(
@@ -301,21 +336,18 @@ def _refuse_bad_input(module: AnsibleModule) -> None:
 
 def _present(module: AnsibleModule, rollout: Rollout) -> dict[str, t.Any]:
     _refuse_bad_input(module)
-    layout, wait = rollout.layout, module.params["wait"]
+    layout = rollout.layout
     plan = rollout.plan()
     forecast = rollout.forecast(plan)
     before = rollout.describe(plan.serving)
-    draining: list[Member] = []
+    draining: list[str] = []
     if module.check_mode:
         moved = [Timeline(slot, plan.serving.get(slot), plan.generation) for slot in plan.move]
     else:
         moved = rollout.execute(plan)
-        draining = rollout.settle(plan, wait)
+        draining = rollout.settle(plan, module.params["wait"])
         for warning in rollout.warnings:
             module.warn(warning)
-        release = Path(rollout.settings.release)
-        if release.parent == layout.path / "releases" and layout.current.resolve() != release:
-            layout.activate(rollout.settings.release)
     return {
         "changed": plan.changes,
         "generation": plan.generation,
@@ -323,7 +355,7 @@ def _present(module: AnsibleModule, rollout: Rollout) -> dict[str, t.Any]:
         "started": plan.start,
         "retired": plan.retire,
         "forecast": asdict(forecast),
-        "draining": [layout.process(member) for member in draining],
+        "draining": draining,
         "diff": {
             "before_header": f"{layout.app} slots",
             "after_header": f"{layout.app} slots",
@@ -344,6 +376,16 @@ def _absent(module: AnsibleModule, rollout: Rollout) -> dict[str, t.Any]:
     return {"changed": changed, "diff": {"before": before, "after": ""}}
 
 
+def _listen_to_signals(rollout: Rollout) -> None:
+    """Have the rollout decide what a signal ends. SIGHUP comes when the connection to the controller is lost."""
+
+    def interrupt(number: int, _frame: object) -> None:
+        rollout.interrupted = signal.Signals(number).name
+
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, interrupt)
+
+
 def main() -> None:
     module = AnsibleModule(
         ARGUMENTS,
@@ -352,9 +394,16 @@ def main() -> None:
     )
     bring = _absent if module.params["state"] == "absent" else _present
     try:
-        result = bring(module, _rollout(module))
+        rollout = _rollout(module)
+        _listen_to_signals(rollout)
+        result = bring(module, rollout)
     except (RolloutError, SupervisorError) as error:
         module.fail_json(msg=str(error))
+    except OSError as error:
+        module.fail_json(
+            msg=f"The rollout of {module.params['app']} failed: {error}; what served still serves, "
+            "and the next run finishes the rest"
+        )
     module.exit_json(**result)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import grp
 import os
 import pwd
+import shutil
 import typing as t
 from dataclasses import replace
 from pathlib import Path
@@ -16,9 +17,14 @@ from ansible_collections.wsfleet.websockets.plugins.module_utils.generation impo
 from ansible_collections.wsfleet.websockets.plugins.module_utils.health import Address
 from ansible_collections.wsfleet.websockets.plugins.module_utils.process import Kernel
 from ansible_collections.wsfleet.websockets.plugins.module_utils.rollout import Plan, Rollout
-from ansible_collections.wsfleet.websockets.plugins.module_utils.supervisor import Process, Supervisor
+from ansible_collections.wsfleet.websockets.plugins.module_utils.supervisor import (
+    Process,
+    Supervisor,
+    SupervisorError,
+)
 
 ME = pwd.getpwuid(os.getuid()).pw_name
+OPTIONS = {"restart", "canary_seconds", "watch_seconds", "max_generations", "memory_check"}
 MY_GROUP = grp.getgrgid(os.getgid()).gr_name
 
 
@@ -33,12 +39,15 @@ class FakeSupervisor:
         self.pids: dict[str, int] = {}
         self.calls: list[str] = []
         self.broken = False
+        self.down = False
         self.drains_for_ever = False
 
     def pid(self) -> int:
         return 1
 
     def processes(self) -> list[Process]:
+        if self.down:
+            raise SupervisorError("supervisord doesn't answer")
         for group, state in self.states.items():
             if state == "BACKOFF":
                 self.starts[group] += 1
@@ -64,6 +73,8 @@ class FakeSupervisor:
             self.start(f"{group}:{group.split('-')[0]}")
 
     def remove(self, group: str) -> None:
+        if group not in self.states:
+            return
         assert self.states[group] == "STOPPED", "removed while it ran"
         del self.states[group]
         self.calls.append(f"remove {group}")
@@ -74,6 +85,11 @@ class FakeSupervisor:
         self.pids[group] = 100 + sum(self.starts.values())
         self.states[group] = "BACKOFF" if self.broken else "RUNNING"
         self.calls.append(f"start {group}")
+
+    def crash(self, group: str) -> None:
+        """The process dies, and is started again by supervisord."""
+        self.start(f"{group}:")
+        self.calls.pop()
 
     def stop(self, name: str) -> None:
         group = name.split(":")[0]
@@ -95,14 +111,30 @@ class Proc:
     def available(self, mebibytes: int) -> None:
         (self.folder / "meminfo").write_text(f"MemTotal: 9 kB\nMemAvailable: {mebibytes * 1024} kB\n")
 
+    def listen(self, pid: int, socket: str) -> None:
+        self._socket(pid, "00010000 0001 01", socket)
+
+    def orphan(self, pid: int, folder: Path, name: str) -> None:
+        (self.folder / f"{pid}").mkdir()
+        (self.folder / f"{pid}/cwd").symlink_to(folder)
+        (self.folder / f"{pid}/environ").write_text(f"A=1\0SUPERVISOR_PROCESS_NAME={name}\0")
+        (self.folder / f"{pid}/stat").write_text(f"{pid} (python) S 2 {'0 ' * 17}5000 0\n")
+
+    def end(self, pid: int) -> None:
+        shutil.rmtree(self.folder / f"{pid}")
+
     def process(self, pid: int, socket: str, connections: int, mebibytes: int = 0) -> None:
-        (self.folder / f"{pid}/fd").mkdir(parents=True)
+        for _n in range(connections):
+            self._socket(pid, "00000000 0001 03", socket)
         (self.folder / f"{pid}/smaps_rollup").write_text(f"Pss: {mebibytes * 1024} kB\n")
+
+    def _socket(self, pid: int, flags_type_state: str, path: str) -> None:
+        self.inode += 1
+        descriptors = self.folder / f"{pid}/fd"
+        descriptors.mkdir(parents=True, exist_ok=True)
+        (descriptors / f"{self.inode}").symlink_to(f"socket:[{self.inode}]")
         with (self.folder / "net/unix").open("a") as table:
-            for n in range(connections):
-                self.inode += 1
-                (self.folder / f"{pid}/fd/{n}").symlink_to(f"socket:[{self.inode}]")
-                table.write(f"0000: 00000003 00000000 00000000 0001 03 {self.inode} {socket}\n")
+            table.write(f"0000: 00000003 00000000 {flags_type_state} {self.inode} {path}\n")
 
 
 class Host:
@@ -117,9 +149,13 @@ class Host:
         self.proc = Proc(root / "proc")
         self.asked: list[str] = []
         self.sick: set[str] = set()
+        self.later: list[tuple[float, t.Callable[[], object]]] = []
+        self.killed: list[tuple[int, int]] = []
         self.settings = Settings("/opt/echo/releases/a", "python server.py", ME, MY_GROUP, {}, {}, 0, 50)
 
     def rollout(self, processes: int = 2, **changes: t.Any) -> Rollout:
+        """What is in `later` happens so many seconds after the rollout's begin."""
+        options = {name: changes.pop(name) for name in OPTIONS & set(changes)}
         self.settings = replace(self.settings, **changes)
         now = 0.0
 
@@ -129,6 +165,10 @@ class Host:
         def sleep(seconds: float) -> None:
             nonlocal now
             now += seconds
+            due = [event for event in self.later if event[0] <= now]
+            self.later = [event for event in self.later if event[0] > now]
+            for _moment, happen in due:
+                happen()
 
         return Rollout(
             self.layout,
@@ -139,6 +179,8 @@ class Host:
             sleep=sleep,
             problem=self._problem,
             kernel=lambda: Kernel(self.proc.folder),
+            kill=lambda pid, number: self.killed.append((pid, number)),
+            **options,
         )
 
     def roll(self, processes: int = 2, **changes: t.Any) -> Plan:

@@ -40,11 +40,6 @@ class ObservedHost(Host):
         (folder / "stat").write_text(f"{pid} (python) S {parent} {'0 ' * 17}{ticks} 0\n")
         return folder
 
-    def orphan(self, pid: int, member: Member) -> None:
-        folder = self.start(pid, age=50, parent=2)
-        (folder / "cwd").symlink_to(self.layout.run / f"g{member.generation}")
-        (folder / "environ").write_text(f"A=1\0SUPERVISOR_PROCESS_NAME=echo_{member.slot:02d}\0")
-
     def look(self) -> dict[str, t.Any]:
         supervisor = t.cast(Supervisor, self.supervisor)
         seen: dict[str, t.Any] = Info(self.layout, supervisor, Kernel(self.proc.folder)).result()
@@ -106,7 +101,7 @@ def test_draining_process_has_so_many_seconds_left(host: ObservedHost) -> None:
 
 
 def test_orphan_beside_its_successor_drains_and_nobody_will_kill_it(host: ObservedHost) -> None:
-    host.orphan(77, Member(0, 1))
+    host.proc.orphan(77, host.layout.run / "g1", "echo_00")
     seen = host.look()
     [orphan] = seen["draining"]
     assert (orphan["pid"], orphan["state"], orphan["seconds_left"]) == (77, "ORPHAN", None)
@@ -123,7 +118,7 @@ def test_while_supervisord_is_down_the_orphans_serve(
         raise SupervisorError("supervisord doesn't answer")
 
     monkeypatch.setattr(host.supervisor, "processes", down)
-    host.orphan(77, Member(0, 1))
+    host.proc.orphan(77, host.layout.run / "g1", "echo_00")
     seen = host.look()
     assert [(slot["pid"], slot["state"]) for slot in seen["slots"]] == [(77, "ORPHAN"), (None, "MISSING")]
     assert seen["draining"] == []

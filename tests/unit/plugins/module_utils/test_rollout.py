@@ -5,7 +5,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
+import signal
 import stat
 import subprocess
 import typing as t
@@ -15,6 +18,7 @@ import pytest
 from ansible_collections.wsfleet.websockets.plugins.module_utils.generation import Member
 from ansible_collections.wsfleet.websockets.plugins.module_utils.health import Address
 from ansible_collections.wsfleet.websockets.plugins.module_utils.rollout import RolloutError
+from ansible_collections.wsfleet.websockets.plugins.module_utils.supervisor import SupervisorError
 
 from tests.unit.plugins.module_utils.fake_host import Host
 
@@ -84,9 +88,7 @@ def test_any_changed_setting_is_a_new_generation(host: Host, change: dict[str, t
 def test_restart_is_a_new_generation_each_time_and_leaves_nothing_to_do(host: Host) -> None:
     host.roll()
     for number in (2, 3):
-        restart = host.rollout()
-        restart.restart = True
-        assert host.carry_out(restart).move == [0, 1]
+        assert host.roll(restart=True).move == [0, 1]
         assert set(host.links().values()) == {f"g{number}/echo_00.sock", f"g{number}/echo_01.sock"}
         assert not host.roll().changes
 
@@ -125,7 +127,7 @@ def test_draining_process_is_left_alone_and_pruned_later(host: Host) -> None:
     rollout = host.rollout(release="/opt/echo/releases/b")
     plan = rollout.plan()
     rollout.execute(plan)
-    assert rollout.settle(plan, wait=False) == [Member(0, 1), Member(1, 1)]
+    assert rollout.settle(plan, wait=False) == ["echo_00-g1:echo_00", "echo_01-g1:echo_01"]
     assert host.layout.all_generations() == {1, 2}, "its start script and sockets are still needed"
     host.supervisor.states.update({"echo_00-g1": "STOPPED", "echo_01-g1": "STOPPED"})
     assert not host.roll().changes
@@ -334,10 +336,453 @@ def test_rollout_that_does_not_fit_into_memory_touches_nothing(host: Host) -> No
     host.roll()
     host.proc.available(59)
     before = (host.links(), host.programs(), host.layout.all_generations())
+    planned = host.rollout(release="/opt/echo/releases/b")
+    assert str(planned.forecast(planned.plan())).endswith("60 MiB, available: 59 MiB, too little")
     with pytest.raises(RolloutError, match=r"need 60 MiB of memory .* and 59 MiB are available"):
         host.roll(release="/opt/echo/releases/b")
     assert (host.links(), host.programs(), host.layout.all_generations()) == before
     assert not host.roll(release="/opt/echo/releases/a").changes, "nothing to do needs no memory"
-    rollout = host.rollout(release="/opt/echo/releases/b")
-    rollout.memory_check = False
-    assert host.carry_out(rollout).move == [0, 1]
+    assert host.roll(release="/opt/echo/releases/b", memory_check=False).move == [0, 1]
+
+
+B = "/opt/echo/releases/b"
+OLD = {"echo_00.sock": "g1/echo_00.sock", "echo_01.sock": "g1/echo_01.sock"}
+NEW = {"echo_00.sock": "g2/echo_00.sock", "echo_01.sock": "g2/echo_01.sock"}
+CANARY = NEW | {"echo_01.sock": OLD["echo_01.sock"]}
+
+
+def test_canary_serves_alone_for_so_long_and_then_the_others(host: Host) -> None:
+    host.roll()
+    seen: list[dict[str, str]] = []
+    host.later = [(moment, lambda: seen.append(host.links())) for moment in (1, 9)]
+    rollout = host.rollout(release=B, canary_seconds=10)
+    timelines = rollout.execute(rollout.plan())
+    assert seen == [CANARY, CANARY]
+    assert [timeline.switched for timeline in timelines] == [0, 10]
+    assert host.links() == NEW
+
+
+def test_old_processes_are_kept_while_the_new_ones_are_watched(host: Host) -> None:
+    host.roll()
+    host.supervisor.calls.clear()
+    seen: list[tuple[dict[str, str], list[str]]] = []
+    host.later = [
+        (moment, lambda: seen.append((host.links(), host.supervisor.calls[2:]))) for moment in (1, 9)
+    ]
+    host.roll(release=B, watch_seconds=10)
+    assert seen == [(NEW, []), (NEW, [])]
+    assert "stop echo_00-g1" in host.supervisor.calls
+
+
+def failures(host: Host, group: str) -> dict[str, tuple[t.Callable[[], object], str]]:
+    """What may happen to a process, and what is said of it."""
+    return {
+        "restarts": (lambda: host.supervisor.crash(group), "died and was started again"),
+        "is down": (
+            lambda: host.supervisor.states.update({group: "BACKOFF"}),
+            "didn't stay up (Exited too quickly)",
+        ),
+        "unhealthy": (lambda: host.sick.add("g2"), "became unhealthy: not ready"),
+    }
+
+
+@pytest.mark.parametrize("failure", ["restarts", "is down", "unhealthy"])
+@pytest.mark.parametrize(
+    ("window", "group"),
+    [
+        ({"canary_seconds": 10}, "echo_00-g2"),
+        ({"watch_seconds": 10}, "echo_01-g2"),
+        ({"canary_seconds": 10, "watch_seconds": 10}, "echo_00-g2"),
+    ],
+)
+def test_new_process_that_fails_while_it_is_watched_has_all_slots_go_back(
+    host: Host, window: dict[str, int], group: str, failure: str
+) -> None:
+    releases = host.layout.path / "releases"
+    for name in "ab":
+        (releases / name).mkdir(parents=True)
+    host.roll(release=str(releases / "a"))
+    tmpfiles = host.layout.tmpfiles.read_text()
+    host.supervisor.calls.clear()
+    happen, words = failures(host, group)[failure]
+    host.layout.log(0).write_text("an old line\n")
+
+    def fail() -> None:
+        happen()
+        for slot in range(2):
+            with host.layout.log(slot).open("a") as log:
+                log.write("Traceback\n")
+
+    host.later = [(5 + sum(window.values()) - 10, fail)]
+    with pytest.raises(RolloutError) as error:
+        host.roll(release=str(releases / "b"), **window)
+    name = "echo_00" if failure == "unhealthy" else group.split("-")[0]
+    assert str(error.value) == (
+        f"{name} of generation 2 (release {releases}/b) {words}; the slots are back at generation 1.\n  Traceback"
+    )
+    assert host.links() == OLD
+    assert host.programs() == ["echo_00-g1", "echo_01-g1"]
+    assert host.supervisor.states == {"echo_00-g1": "RUNNING", "echo_01-g1": "RUNNING"}
+    assert "stop echo_00-g1" not in host.supervisor.calls
+    assert host.layout.all_generations() == {1}
+    assert host.layout.tmpfiles.read_text() == tmpfiles
+    assert host.layout.current.resolve() == releases / "a"
+    host.sick.clear()
+    assert host.roll(release=str(releases / "b")).move == [0, 1]
+    assert host.layout.current.resolve() == releases / "b"
+
+
+def test_a_bad_answer_or_two_are_no_failure(host: Host) -> None:
+    host.roll()
+    host.later = [(3, lambda: host.sick.add("g2")), (5, host.sick.clear), (10, lambda: host.sick.add("g2"))]
+    host.later += [(12, host.sick.clear)]
+    host.roll(release=B, watch_seconds=10)
+    assert host.links() == NEW
+
+
+def test_generation_that_failed_and_drains_is_not_taken_for_the_wanted_one(host: Host) -> None:
+    host.roll()
+
+    def fail() -> None:
+        host.supervisor.drains_for_ever = True
+        host.supervisor.crash("echo_00-g2")
+
+    host.later = [(5, fail)]
+    with pytest.raises(RolloutError):
+        host.roll(release=B, watch_seconds=10)
+    assert host.layout.all_generations() == {1, 2}
+    assert host.roll().generation == 3
+    host.supervisor.states.update({"echo_00-g2": "STOPPED", "echo_01-g2": "STOPPED"})
+    host.roll()
+    assert 2 not in host.layout.all_generations()
+
+
+def test_slots_that_are_new_go_back_to_slot_00(host: Host) -> None:
+    host.roll()
+    host.later = [(5, lambda: host.supervisor.crash("echo_02-g2"))]
+    with pytest.raises(RolloutError, match=r"echo_02 .* the slots are back at generation 1"):
+        host.roll(processes=3, release=B, watch_seconds=10)
+    assert host.links() == OLD | {"echo_02.sock": "echo_00.sock"}
+
+
+def test_first_generation_that_fails_is_only_reported(host: Host) -> None:
+    host.later = [(5, lambda: host.supervisor.crash("echo_01-g1"))]
+    with pytest.raises(RolloutError, match=r"echo_01 .* there is nothing to go back to"):
+        host.roll(canary_seconds=5, watch_seconds=10)
+    assert host.links() == OLD
+    assert "g1/echo_00.sock" in host.layout.tmpfiles.read_text()
+    assert host.supervisor.states == {"echo_00-g1": "RUNNING", "echo_01-g1": "RUNNING"}
+    assert not host.roll().changes
+
+
+def killed() -> t.NoReturn:
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize(
+    ("window", "links"), [({"canary_seconds": 10}, CANARY), ({"watch_seconds": 10}, NEW)]
+)
+@pytest.mark.parametrize("release", [B, "/opt/echo/releases/a"])
+def test_run_killed_while_it_watches_is_finished_or_undone(
+    host: Host, window: dict[str, int], links: dict[str, str], release: str
+) -> None:
+    host.roll()
+    host.later = [(5, killed)]
+    with pytest.raises(KeyboardInterrupt):
+        host.roll(release=B, **window)
+    assert host.links() == links
+    assert set(host.supervisor.states.values()) == {"RUNNING"}
+    plan = host.roll(release=release, **window)
+    serving = f"g{plan.generation}"
+    assert {target.split("/")[0] for target in host.links().values()} == {serving}
+    assert host.layout.read_generations()[plan.generation].release == release
+    assert host.layout.all_generations() == {plan.generation}
+    assert host.programs() == [f"echo_00-{serving}", f"echo_01-{serving}"]
+    assert host.supervisor.states == dict.fromkeys(host.programs(), "RUNNING")
+    assert not host.roll(release=release).changes
+
+
+@pytest.mark.parametrize("window", [{"canary_seconds": 10}, {"watch_seconds": 10}])
+def test_run_after_a_killed_one_still_can_go_back(host: Host, window: dict[str, int]) -> None:
+    host.roll()
+    host.later = [(5, killed)]
+    with pytest.raises(KeyboardInterrupt):
+        host.roll(release=B, **window)
+    host.later = [(5, lambda: host.supervisor.crash("echo_00-g2"))]
+    with pytest.raises(RolloutError, match="the slots are back at generation 1"):
+        host.roll(**window)
+    assert host.links() == OLD
+    assert host.supervisor.states == {"echo_00-g1": "RUNNING", "echo_01-g1": "RUNNING"}
+
+
+def test_run_after_one_that_was_killed_when_it_had_succeeded_goes_forward_only(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host.roll()
+    with monkeypatch.context() as patch:
+        patch.setattr(host.layout, "note_told", lambda _pid, _ticks: killed())
+        with pytest.raises(KeyboardInterrupt):
+            host.roll(release=B)
+    assert host.programs() == ["echo_00-g2", "echo_01-g1", "echo_01-g2"]
+    assert host.rollout().plan().back == {}
+
+
+def test_leftovers_of_a_killed_run_are_never_gone_back_to(host: Host) -> None:
+    host.roll()
+    host.sick.add("g2")
+    host.later = [(5, killed)]
+    with pytest.raises(KeyboardInterrupt):
+        host.roll(release=B)
+    host.later = [(5, killed)]
+    with pytest.raises(KeyboardInterrupt):
+        host.roll(release="/opt/echo/releases/c", watch_seconds=10)
+    assert host.rollout().plan().back == {0: 1, 1: 1}
+
+
+def test_tcp_app_goes_back_by_starting_the_old_processes(host: Host) -> None:
+    host.roll(port=8100)
+    host.supervisor.calls.clear()
+    host.later = [(5, lambda: host.supervisor.crash("echo_00-g2"))]
+    with pytest.raises(RolloutError, match="the slots are back at generation 1"):
+        host.roll(release=B, watch_seconds=10)
+    assert host.links() == OLD
+    assert host.supervisor.states == {"echo_00-g1": "RUNNING", "echo_01-g1": "RUNNING"}
+    calls = host.supervisor.calls
+    assert calls.index("stop echo_00-g2") < calls.index("start echo_00-g1"), "they can't share the port"
+
+
+def test_tcp_app_whose_second_process_fails_goes_back_as_a_whole(host: Host) -> None:
+    host.roll(port=8100)
+    rollout = host.rollout(release=B)
+    rollout.problem = lambda address, _path: "not ready" if address.port == 8101 else ""
+    with pytest.raises(RolloutError, match="echo_01 of generation 2"):
+        rollout.execute(rollout.plan())
+    assert host.links() == OLD
+    assert host.supervisor.states == {"echo_00-g1": "RUNNING", "echo_01-g1": "RUNNING"}
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
+def test_signal_before_the_first_switch_puts_all_back(host: Host, name: str) -> None:
+    host.roll()
+    before = (host.links(), host.programs(), host.layout.all_generations(), dict(host.supervisor.states))
+    host.sick.add("g2")
+    rollout = host.rollout(release=B)
+    host.later = [(5, lambda: setattr(rollout, "interrupted", name))]
+    with pytest.raises(RolloutError, match=f"{name} ended the rollout of echo before a slot was switched"):
+        host.carry_out(rollout)
+    assert rollout.clock() < 7, "it waited for the health check's limit"
+    assert (host.links(), host.programs(), host.layout.all_generations(), host.supervisor.states) == before
+
+
+def test_signal_when_all_are_healthy_is_heeded_too(host: Host) -> None:
+    host.roll()
+    rollout = host.rollout(release=B)
+
+    def problem(address: Address, _path: str) -> str:
+        rollout.interrupted = "SIGINT" if "echo_01" in str(address) else ""
+        return ""
+
+    rollout.problem = problem
+    with pytest.raises(RolloutError, match="SIGINT"):
+        host.carry_out(rollout)
+    assert host.links() == OLD
+
+
+def test_signal_after_the_first_switch_is_too_late(host: Host) -> None:
+    host.roll()
+    rollout = host.rollout(release=B, canary_seconds=10)
+    host.later = [(5, lambda: setattr(rollout, "interrupted", "SIGTERM"))]
+    host.carry_out(rollout)
+    assert host.links() == NEW
+    assert host.programs() == ["echo_00-g2", "echo_01-g2"]
+
+
+def stop_generation(host: Host, number: int) -> None:
+    ended = [group for group in host.supervisor.states if group.endswith(f"-g{number}")]
+    host.supervisor.states.update(dict.fromkeys(ended, "STOPPED"))
+    host.supervisor.calls.append(f"generation {number} ended")
+
+
+def test_rollout_waits_for_the_oldest_generation_when_there_are_too_many(host: Host) -> None:
+    host.roll()
+    host.supervisor.drains_for_ever = True
+    host.roll(release=B)
+    host.later = [(40, lambda: stop_generation(host, 1))]
+    host.supervisor.calls.clear()
+    host.roll(release="/opt/echo/releases/c", max_generations=2)
+    assert host.supervisor.calls[:2] == ["generation 1 ended", "start echo_00-g3"]
+    host.supervisor.calls.clear()
+    host.roll(release="/opt/echo/releases/d", max_generations=3)
+    assert host.supervisor.calls[0] == "start echo_00-g4", "only two are alive: no wait"
+
+
+def test_generation_that_does_not_end_is_waited_for_as_long_as_it_may_take(host: Host) -> None:
+    host.roll(stop_seconds=20)
+    host.supervisor.drains_for_ever = True
+    host.roll(release=B, stop_seconds=90)
+    before = (host.links(), host.programs(), host.layout.all_generations())
+    rollout = host.rollout(release="/opt/echo/releases/c", max_generations=2)
+    with pytest.raises(RolloutError, match=r"Generation 1 of echo didn't end within 20 s, .* allows 2"):
+        host.carry_out(rollout)
+    assert 25 <= rollout.clock() < 27
+    assert (host.links(), host.programs(), host.layout.all_generations()) == before
+
+
+def test_signal_ends_the_wait_for_room(host: Host) -> None:
+    host.roll()
+    host.supervisor.drains_for_ever = True
+    host.roll(release=B)
+    rollout = host.rollout(release="/opt/echo/releases/c", max_generations=2)
+    host.later = [(5, lambda: setattr(rollout, "interrupted", "SIGTERM"))]
+    with pytest.raises(RolloutError, match="SIGTERM"):
+        host.carry_out(rollout)
+    assert host.links() == NEW
+
+
+def orphaned(host: Host) -> int:
+    """Have supervisord have been killed and started: slot 00's old process lives on. Returns its pid."""
+    host.roll()
+    host.proc.orphan(77, host.layout.run / "g1", "echo_00")
+    return 77
+
+
+def test_orphan_is_told_once_to_drain_when_its_successor_listens(host: Host) -> None:
+    pid = orphaned(host)
+    host.proc.listen(host.pid("echo_00-g1"), "echo_00.sock")
+    for _n in range(2):
+        rollout = host.rollout()
+        plan = rollout.plan()
+        rollout.execute(plan)
+        assert rollout.settle(plan, wait=False) == ["echo_00-g1:echo_00 (orphan, pid 77)"]
+    assert host.killed == [(pid, signal.SIGTERM)]
+    host.proc.end(pid)
+    host.roll()
+    assert list(host.layout.run.glob("told.*")) == []
+
+
+@pytest.mark.parametrize("listening", ["echo_01.sock", ""])
+def test_orphan_that_still_serves_is_left_alone(host: Host, listening: str) -> None:
+    orphaned(host)
+    if listening:
+        host.proc.listen(host.pid("echo_01-g1"), listening)
+    host.roll()
+    assert host.killed == []
+
+
+def test_orphan_of_an_upgrade_keeps_its_folder_and_is_in_the_forecast(host: Host) -> None:
+    pid = orphaned(host)
+    host.proc.process(pid, "echo_00.sock", connections=5)
+    rollout = host.rollout(release=B)
+    assert rollout.forecast(rollout.plan()).connections == 5
+    rollout.execute(rollout.plan())
+    host.proc.listen(host.pid("echo_00-g2"), "echo_00.sock")
+    rollout.settle(rollout.plan(), wait=False)
+    assert host.killed == [(pid, signal.SIGTERM)]
+    assert host.layout.all_generations() == {1, 2}
+
+
+def test_orphan_of_a_slot_that_was_given_up_or_of_a_port_is_told(host: Host) -> None:
+    orphaned(host)
+    host.proc.orphan(78, host.layout.run / "g1", "echo_07")
+    host.roll()
+    assert host.killed == [(78, signal.SIGTERM)]
+    host.roll(port=8100)
+    assert host.killed == [(78, signal.SIGTERM), (77, signal.SIGTERM)]
+
+
+def test_orphans_are_waited_for(host: Host) -> None:
+    pid = orphaned(host)
+    host.proc.listen(host.pid("echo_00-g1"), "echo_00.sock")
+    host.later = [(30, lambda: host.proc.end(pid))]
+    rollout = host.rollout()
+    plan = rollout.plan()
+    assert rollout.settle(plan, wait=True) == []
+    assert 30 <= rollout.clock() < 31
+
+
+def test_orphan_that_does_not_end_is_named(host: Host) -> None:
+    orphaned(host)
+    host.proc.listen(host.pid("echo_00-g1"), "echo_00.sock")
+    rollout = host.rollout()
+    with pytest.raises(RolloutError, match=r"echo_00 \(orphan, pid 77\) didn't end within 50 s of SIGTERM"):
+        rollout.settle(rollout.plan(), wait=True)
+
+
+def test_removal_ends_orphans_too(host: Host) -> None:
+    pid = orphaned(host)
+    host.later = [(30, lambda: host.proc.end(pid))]
+    rollout = host.rollout()
+    assert rollout.remove()
+    assert host.killed == [(pid, signal.SIGTERM)]
+    assert rollout.clock() >= 30
+    assert not host.layout.run.exists()
+
+
+def files(host: Host) -> dict[str, str]:
+    """Every file and symlink of the host, with its content or target."""
+    return {
+        str(path): str(path.readlink()) if path.is_symlink() else path.read_text()
+        for path in host.root.rglob("*")
+        if path.is_symlink() or path.is_file()
+    }
+
+
+def test_nothing_is_touched_while_supervisord_is_down(host: Host) -> None:
+    host.roll()
+    before = files(host)
+    host.supervisor.down = True
+    for act in (host.roll, host.rollout(release=B).remove):
+        with pytest.raises(SupervisorError, match="supervisord doesn't answer"):
+            act()
+    assert files(host) == before
+
+
+@pytest.mark.parametrize("moment", ["starting", "canary", "watch"])
+def test_supervisord_that_goes_away_in_the_middle_changes_nothing_that_serves(
+    host: Host, moment: str
+) -> None:
+    host.roll()
+    host.later = [(5, lambda: setattr(host.supervisor, "down", True))]
+    if moment == "starting":
+        host.sick.add("g2")
+    windows = {"starting": {}, "canary": {"canary_seconds": 10}, "watch": {"watch_seconds": 10}}
+    with pytest.raises(SupervisorError, match="supervisord doesn't answer"):
+        host.roll(release=B, **windows[moment])
+    assert host.links() == {"starting": OLD, "canary": CANARY, "watch": NEW}[moment]
+    assert set(host.supervisor.states.values()) == {"RUNNING"}
+    host.supervisor.down = False
+    host.sick.clear()
+    host.roll()
+    assert host.links() == NEW
+    assert host.supervisor.states == {"echo_00-g2": "RUNNING", "echo_01-g2": "RUNNING"}
+
+
+@pytest.mark.parametrize(
+    ("full", "links"),
+    [("start", OLD), ("generation.json", OLD), ("echo_01-g2.conf", OLD), ("wsfleet-echo.conf", NEW)],
+)
+def test_full_disk_changes_nothing_that_serves_and_the_next_run_finishes(
+    host: Host, full: str, links: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host.roll()
+    real = os.fsync
+
+    def fsync(descriptor: int) -> None:
+        if full in str(Path(f"/proc/self/fd/{descriptor}").readlink()):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        real(descriptor)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", fsync)
+        with pytest.raises(OSError, match="No space left on device") as error:
+            host.roll(release=B)
+    assert Path(str(error.value.filename)).name == full
+    assert host.links() == links
+    assert all(host.supervisor.states[group] == "RUNNING" for group in _served_by(host))
+    assert not [name for name in files(host) if name.endswith(".new")]
+    if links == OLD:
+        assert host.programs() == ["echo_00-g1", "echo_01-g1"]
+        assert host.layout.all_generations() == {1}
+    host.roll()
+    assert host.links() == NEW
+    assert host.supervisor.states == {"echo_00-g2": "RUNNING", "echo_01-g2": "RUNNING"}
