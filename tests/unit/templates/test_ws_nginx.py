@@ -279,3 +279,16 @@ def test_nothing_is_held_when_that_is_off() -> None:
 def test_every_file_says_who_wrote_it(app: str) -> None:
     for text in files(app=app).values():
         assert text is None or text.startswith("#\n# Ansible managed\n#\n")
+
+
+@pytest.mark.parametrize(
+    "inputs",
+    [
+        {"manage_main": False, "connections_per_address": 0, "handshakes_per_second_per_address": 0},
+        {"tls": False, "port": 0, "hsts_seconds": 0, "hold_seconds": 0},
+        {"http_port": 0, "https_port": 443, "connections": 9000, "hold_seconds": 3},
+        {"port": 9000, "processes": 2, "connections_per_address": 4, "handshakes_per_second_per_address": 5},
+    ],
+)
+def test_inputs_from_the_command_line_are_text_and_mean_the_same(inputs: dict[str, Any]) -> None:
+    assert files(**{name: str(value) for name, value in inputs.items()}) == files(**inputs)
