@@ -218,12 +218,15 @@ class Rollout:
             self._give_up(slot)
         return timelines
 
-    def settle(self, plan: Plan, wait: bool) -> list[str]:
+    def settle(self, plan: Plan, wait: bool, drain: bool = True) -> list[str]:
         """Make the new state survive a reboot, let go of what no longer serves; returns what still drains.
 
-        Runs after every rollout and on every later run, so that it also finishes what a killed run left.
+        Runs after every rollout and on every later run, so that it also finishes what a killed run left. Without
+        `drain`, what no longer serves is left for a later run.
         """
         self._record()
+        if not drain:
+            return []
         for slot in self.layout.lent() - set(plan.retire):
             self.layout.drop_link(slot)
         self._let_go(plan.leave)

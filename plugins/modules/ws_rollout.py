@@ -127,6 +127,12 @@ options:
         touched. RV(forecast) has the figures.
     type: bool
     default: true
+  drain:
+    description:
+      - Whether the old processes are told to drain.
+      - With V(false) they go on until a run with V(true), so that something else can be done in between.
+    type: bool
+    default: true
   wait:
     description: Whether to wait until the old processes have drained, orphans included.
     type: bool
@@ -162,6 +168,14 @@ EXAMPLES = r"""
 """
 
 RETURN = r"""
+began:
+  description: When the rollout began, in Unix time of the host.
+  returned: unless O(state=absent)
+  type: float
+ended:
+  description: When it ended, in Unix time of the host.
+  returned: unless O(state=absent)
+  type: float
 generation:
   description: Number of the generation that serves.
   returned: unless O(state=absent)
@@ -240,7 +254,10 @@ draining:
   sample: [echo_00-g3:echo_00, "echo_01-g3:echo_01 (orphan, pid 812)"]
 """
 
+import contextlib
+import fcntl
 import signal
+import time
 import typing as t
 from dataclasses import asdict
 from pathlib import Path
@@ -281,9 +298,11 @@ ARGUMENTS: dict[str, dict[str, t.Any]] = {
     "watch_seconds": {"type": "int", "default": 0},
     "max_generations": {"type": "int", "default": 3},
     "memory_check": {"type": "bool", "default": True},
+    "drain": {"type": "bool", "default": True},
     "wait": {"type": "bool", "default": False},
 }
 
+PATIENCE = 60  # seconds to wait for another rollout on this host
 LEAST = {"processes": 1, "canary_seconds": 0, "watch_seconds": 0, "max_generations": 2}
 
 
@@ -341,14 +360,17 @@ def _present(module: AnsibleModule, rollout: Rollout) -> dict[str, t.Any]:
     forecast = rollout.forecast(plan)
     before = rollout.describe(plan.serving)
     draining: list[str] = []
+    began = time.time()
     if module.check_mode:
         moved = [Timeline(slot, plan.serving.get(slot), plan.generation) for slot in plan.move]
     else:
         moved = rollout.execute(plan)
-        draining = rollout.settle(plan, module.params["wait"])
+        draining = rollout.settle(plan, module.params["wait"], module.params["drain"])
         for warning in rollout.warnings:
             module.warn(warning)
     return {
+        "began": began,
+        "ended": time.time(),
         "changed": plan.changes,
         "generation": plan.generation,
         "moved": [asdict(timeline) for timeline in moved],
@@ -376,6 +398,22 @@ def _absent(module: AnsibleModule, rollout: Rollout) -> dict[str, t.Any]:
     return {"changed": changed, "diff": {"before": before, "after": ""}}
 
 
+@contextlib.contextmanager
+def _alone(layout: Layout) -> t.Iterator[None]:
+    """Keep other rollouts of the app on this host out: one whose controller was killed may still be at work."""
+    with layout.run.with_name(f"wsfleet-{layout.app}.lock").open("a") as file:
+        deadline = time.monotonic() + PATIENCE
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    raise RolloutError(f"another rollout of {layout.app} is at work on this host") from None
+                time.sleep(0.2)
+        yield
+
+
 def _listen_to_signals(rollout: Rollout) -> None:
     """Have the rollout decide what a signal ends. SIGHUP comes when the connection to the controller is lost."""
 
@@ -396,7 +434,8 @@ def main() -> None:
     try:
         rollout = _rollout(module)
         _listen_to_signals(rollout)
-        result = bring(module, rollout)
+        with contextlib.nullcontext() if module.check_mode else _alone(rollout.layout):
+            result = bring(module, rollout)
     except (RolloutError, SupervisorError) as error:
         module.fail_json(msg=str(error))
     except OSError as error:

@@ -135,6 +135,19 @@ def test_draining_process_is_left_alone_and_pruned_later(host: Host) -> None:
     assert sorted(host.supervisor.states) == ["echo_00-g2", "echo_01-g2"]
 
 
+def test_old_processes_that_may_not_drain_yet_go_with_the_next_run(host: Host) -> None:
+    host.roll()
+    rollout = host.rollout(release="/opt/echo/releases/b")
+    plan = rollout.plan()
+    rollout.execute(plan)
+    assert rollout.settle(plan, wait=False, drain=False) == []
+    assert host.supervisor.states["echo_00-g1"] == "RUNNING"
+    assert set(host.links().values()) == {"g2/echo_00.sock", "g2/echo_01.sock"}
+    assert "g2/echo_00.sock" in host.layout.tmpfiles.read_text()
+    assert not host.roll(release="/opt/echo/releases/b").changes
+    assert sorted(host.supervisor.states) == ["echo_00-g2", "echo_01-g2"]
+
+
 def test_growing_touches_no_running_process(host: Host) -> None:
     host.roll(processes=2)
     host.supervisor.calls.clear()

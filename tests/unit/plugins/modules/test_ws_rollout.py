@@ -110,3 +110,19 @@ def test_full_disk_is_one_sentence(module: Module, monkeypatch: pytest.MonkeyPat
 def test_number_that_is_too_small_is_refused(module: Module, name: str, value: int, least: int) -> None:
     assert module.run("a", **{name: value})["msg"] == f"{name} is {value}, allowed is {least} or more"
     assert module.host.programs() == []
+
+
+def test_two_rollouts_on_a_host_are_refused(module: Module, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ws_rollout, "PATIENCE", 0)
+    module.run()
+    with ws_rollout._alone(module.host.layout):
+        assert "another rollout of echo is at work" in module.run("b")["msg"]
+    assert module.run("b")["changed"]
+
+
+def test_drain_may_be_left_to_a_later_run(module: Module) -> None:
+    module.run()
+    assert module.run("b", drain=False)["changed"]
+    assert module.host.supervisor.states["echo_00-g1"] == "RUNNING"
+    assert not module.run("b")["changed"]
+    assert "echo_00-g1" not in module.host.supervisor.states

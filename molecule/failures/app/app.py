@@ -1,0 +1,26 @@
+"""An echo that fails in the way that the environment variable FAULT says."""
+
+import os
+import sys
+import threading
+import time
+
+from websockets.asyncio.server import ServerConnection
+
+FAULT = os.environ.get("FAULT", "")
+
+if FAULT == "exits":
+    sys.exit("the database is away")
+if FAULT == "import":
+    import a_module_that_is_not_there  # noqa: F401
+if FAULT == "never healthy":
+    time.sleep(3600)
+if FAULT.startswith("slow"):
+    time.sleep(5)
+if FAULT == "dies":
+    threading.Timer(4, os._exit, [1]).start()
+
+
+async def handler(connection: ServerConnection) -> None:
+    async for message in connection:
+        await connection.send(message)

@@ -1,0 +1,8 @@
+"""An echo that says, when asked, which release it is."""
+
+from websockets.asyncio.server import ServerConnection
+
+
+async def handler(connection: ServerConnection) -> None:
+    async for message in connection:
+        await connection.send("one" if message == "release?" else message)

@@ -1,0 +1,102 @@
+# Copyright (c) The wsfleet maintainers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The words in which a terminal shows what ws_info found."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+name: ws_status
+author: The wsfleet maintainers (@wsfleet)
+version_added: 0.1.0
+short_description: Say in lines what serves on a host
+description:
+  - A table of the processes, those that serve first, then what else there is to know.
+options:
+  _input:
+    description: What M(wsfleet.websockets.ws_info) returned.
+    type: dict
+    required: true
+"""
+
+EXAMPLES = r"""
+- name: Look at the processes
+  wsfleet.websockets.ws_info:
+    app: chat
+  register: info
+
+- name: Say what serves
+  ansible.builtin.debug:
+    msg: "{{ info | wsfleet.websockets.ws_status }}"
+"""
+
+RETURN = r"""
+_value:
+  description: The lines.
+  type: list
+  elements: str
+"""
+
+import typing as t
+
+HEAD = ("slot", "release", "gen", "state", "pid", "age", "connections", "memory")
+
+
+def age(seconds: float) -> str:
+    """A time in its two greatest units: 3d 4h, 5m 6s."""
+    rest = int(seconds)
+    parts: list[str] = []
+    for unit, size in (("d", 86400), ("h", 3600), ("m", 60), ("s", 1)):
+        number, rest = divmod(rest, size)
+        if number or parts or unit == "s":
+            parts.append(f"{number}{unit}")
+    return " ".join(parts[:2])
+
+
+def _cells(member: dict[str, t.Any], name: str, state: str) -> tuple[str, ...]:
+    return (
+        name,
+        member["release"],
+        str(member["generation"]),
+        state,
+        str(member["pid"] or "-"),
+        age(member["age_seconds"]) if member["pid"] else "-",
+        str(member["connections"]),
+        f"{member['memory_bytes'] / 2**20:.0f} MiB",
+    )
+
+
+def _draining(seconds_left: float | None) -> str:
+    return "old" if seconds_left is None else f"draining, at most {age(seconds_left)}"
+
+
+def status(info: dict[str, t.Any]) -> list[str]:
+    """Return the lines."""
+    app = info["app"]
+    if not info["slots"] and not info["draining"]:
+        return [f"{app} isn't deployed here"]
+    rows: list[tuple[str, ...]] = [HEAD]
+    rows += [_cells(slot, f"{app}_{slot['slot']:02d}", slot["state"].lower()) for slot in info["slots"]]
+    rows += [
+        _cells(old, f"{app}_{old['slot']:02d}", _draining(old["seconds_left"])) for old in info["draining"]
+    ]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(HEAD))]
+    lines = [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
+    ]
+    total = sum(member["connections"] for member in [*info["slots"], *info["draining"]])
+    lines.append(f"{total} connections, release {info['release'] or 'unknown'}")
+    lines += [
+        f"nginx worker {worker['pid']} ({age(worker['age_seconds'])} old) was replaced by a reload and stays until its "
+        f"{worker['connections']} connections end"
+        for worker in info["nginx"]["old_workers"]
+    ]
+    return lines + [f"problem: {problem}" for problem in info["problems"]]
+
+
+class FilterModule:
+    """The filters of this file."""
+
+    def filters(self) -> dict[str, t.Callable[..., t.Any]]:
+        return {"ws_status": status}

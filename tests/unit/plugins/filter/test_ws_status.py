@@ -1,0 +1,89 @@
+# Copyright (c) The wsfleet maintainers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+import typing as t
+
+import pytest
+from ansible_collections.wsfleet.websockets.plugins.filter.ws_status import FilterModule, age
+
+status = FilterModule().filters()["ws_status"]
+
+
+def member(slot: int, generation: int, **rest: t.Any) -> dict[str, t.Any]:
+    return {
+        "slot": slot,
+        "process": f"chat_{slot:02d}-g{generation}:chat_{slot:02d}",
+        "generation": generation,
+        "release": f"1.{generation}-0d5a3e7c91fb",
+        "pid": 100 + slot,
+        "state": "RUNNING",
+        "age_seconds": 3700,
+        "connections": 10,
+        "memory_bytes": 30 * 2**20,
+        **rest,
+    }
+
+
+def info(**rest: t.Any) -> dict[str, t.Any]:
+    return {
+        "app": "chat",
+        "release": "1.2-0d5a3e7c91fb",
+        "generation": 2,
+        "slots": [member(0, 2), member(1, 2)],
+        "draining": [],
+        "nginx": {"workers": 2, "old_workers": []},
+        "problems": [],
+        **rest,
+    }
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [(0, "0s"), (59.9, "59s"), (60, "1m 0s"), (3700, "1h 1m"), (86400 * 3 + 3600 * 4, "3d 4h")],
+)
+def test_an_age_has_its_two_greatest_units(seconds: float, words: str) -> None:
+    assert age(seconds) == words
+
+
+def test_a_row_for_each_slot_and_the_total() -> None:
+    assert status(info()) == [
+        "slot     release           gen  state    pid  age    connections  memory",
+        "chat_00  1.2-0d5a3e7c91fb  2    running  100  1h 1m  10           30 MiB",
+        "chat_01  1.2-0d5a3e7c91fb  2    running  101  1h 1m  10           30 MiB",
+        "20 connections, release 1.2-0d5a3e7c91fb",
+    ]
+
+
+def test_what_drains_is_shown_with_the_time_it_has_and_counted() -> None:
+    lines = status(info(draining=[member(0, 1, seconds_left=75, connections=7)]))
+    assert "chat_00  1.1-0d5a3e7c91fb  1    draining, at most 1m 15s" in lines[3]
+    assert lines[-1].startswith("27 connections")
+
+
+def test_an_old_process_that_was_not_told_to_stop_has_no_time() -> None:
+    assert "old" in status(info(draining=[member(0, 1, seconds_left=None)]))[3].split()
+
+
+def test_a_slot_without_a_process() -> None:
+    lines = status(info(slots=[member(0, 2, pid=None, age_seconds=None, state="MISSING", connections=0)]))
+    assert "missing  -    -" in lines[1]
+
+
+def test_old_workers_of_nginx_and_problems_are_said() -> None:
+    lines = status(
+        info(
+            nginx={"workers": 2, "old_workers": [{"pid": 7, "age_seconds": 60, "connections": 3}]},
+            problems=["chat_03 has no process of generation 2 (FATAL)"],
+        )
+    )
+    assert lines[-2] == (
+        "nginx worker 7 (1m 0s old) was replaced by a reload and stays until its 3 connections end"
+    )
+    assert lines[-1] == "problem: chat_03 has no process of generation 2 (FATAL)"
+
+
+def test_nothing_there() -> None:
+    assert status(info(slots=[], release="")) == ["chat isn't deployed here"]
