@@ -388,7 +388,7 @@ class Rollout:
 
     def _flaw(self, member: Member, process: Process | None) -> tuple[str, str]:
         """Why a process that was healthy is done for, or what its health check says now."""
-        if process is None or process.state != "RUNNING":
+        if not _serves(process):
             state = (process.problem or process.state) if process else "unknown to supervisord"
             return f"didn't stay up ({state})", ""
         incarnation = process.pid, process.started

@@ -93,7 +93,7 @@ class FakeSupervisor:
 
     def stop(self, name: str) -> None:
         group = name.split(":")[0]
-        if self.states.get(group) in ("RUNNING", "BACKOFF"):
+        if self.states.get(group) in ("STARTING", "RUNNING", "BACKOFF"):
             self.states[group] = "STOPPING" if self.drains_for_ever else "STOPPED"
             self.calls.append(f"stop {group}")
 

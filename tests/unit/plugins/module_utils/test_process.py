@@ -45,7 +45,11 @@ def test_connections_of_a_unix_socket(tmp_path: Path, bound: str, monkeypatch: p
                 accepted[0].close()
         assert Kernel().connections(os.getpid(), address) == 2
         assert Kernel().connections(os.getppid(), address) == 0, "they are another process's"
+        assert Kernel().listens(os.getpid(), address)
+        assert not Kernel().listens(os.getppid(), address)
+        assert not Kernel().listens(os.getpid(), Address(f"{tmp_path}/echo_01.sock"))
     assert Kernel().connections(os.getpid(), address) == 0
+    assert not Kernel().listens(os.getpid(), address)
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1"])

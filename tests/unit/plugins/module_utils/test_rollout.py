@@ -389,8 +389,13 @@ def test_old_processes_are_kept_while_the_new_ones_are_watched(host: Host) -> No
 
 def failures(host: Host, group: str) -> dict[str, tuple[t.Callable[[], object], str]]:
     """What may happen to a process, and what is said of it."""
+
+    def restart() -> None:
+        host.supervisor.crash(group)
+        host.supervisor.states[group] = "STARTING"
+
     return {
-        "restarts": (lambda: host.supervisor.crash(group), "died and was started again"),
+        "restarts": (restart, "died and was started again"),
         "is down": (
             lambda: host.supervisor.states.update({group: "BACKOFF"}),
             "didn't stay up (Exited too quickly)",
@@ -564,11 +569,12 @@ def test_tcp_app_goes_back_by_starting_the_old_processes(host: Host) -> None:
     assert calls.index("stop echo_00-g2") < calls.index("start echo_00-g1"), "they can't share the port"
 
 
-def test_tcp_app_whose_second_process_fails_goes_back_as_a_whole(host: Host) -> None:
+@pytest.mark.parametrize("slot", [0, 1])
+def test_tcp_app_with_a_process_that_fails_goes_back_as_a_whole(host: Host, slot: int) -> None:
     host.roll(port=8100)
     rollout = host.rollout(release=B)
-    rollout.problem = lambda address, _path: "not ready" if address.port == 8101 else ""
-    with pytest.raises(RolloutError, match="echo_01 of generation 2"):
+    rollout.problem = lambda address, _path: "not ready" if address.port == 8100 + slot else ""
+    with pytest.raises(RolloutError, match=f"echo_0{slot} of generation 2"):
         rollout.execute(rollout.plan())
     assert host.links() == OLD
     assert host.supervisor.states == {"echo_00-g1": "RUNNING", "echo_01-g1": "RUNNING"}
@@ -608,6 +614,19 @@ def test_signal_after_the_first_switch_is_too_late(host: Host) -> None:
     host.carry_out(rollout)
     assert host.links() == NEW
     assert host.programs() == ["echo_00-g2", "echo_01-g2"]
+
+
+def test_signal_between_two_slots_of_a_tcp_app_is_too_late(host: Host) -> None:
+    host.roll(port=8100)
+    rollout = host.rollout(release=B)
+
+    def problem(_address: Address, _path: str) -> str:
+        rollout.interrupted = "SIGTERM"
+        return ""
+
+    rollout.problem = problem
+    host.carry_out(rollout)
+    assert host.links() == NEW
 
 
 def stop_generation(host: Host, number: int) -> None:
