@@ -639,7 +639,9 @@ def test_rollout_waits_for_the_oldest_generation_when_there_are_too_many(host: H
     host.roll()
     host.supervisor.drains_for_ever = True
     host.roll(release=B)
-    host.later = [(40, lambda: stop_generation(host, 1))]
+    # The new processes, too, have their full time to become healthy.
+    host.later = [(40, lambda: stop_generation(host, 1)), (60, host.sick.clear)]
+    host.sick.add("g3")
     host.supervisor.calls.clear()
     host.roll(release="/opt/echo/releases/c", max_generations=2)
     assert host.supervisor.calls[:2] == ["generation 1 ended", "start echo_00-g3"]
