@@ -109,6 +109,9 @@ def test_orphan_beside_its_successor_drains_and_nobody_will_kill_it(host: Observ
     assert seen["problems"] == [
         "pid 77 of echo_00-g1:echo_00 lives on although its supervisord is gone; the next rollout has it drain"
     ]
+    host.layout.note_told(77, Kernel(host.proc.folder).start_ticks(77))
+    told = host.look()
+    assert (told["draining"][0]["seconds_left"], told["problems"]) == (None, [])
 
 
 def test_while_supervisord_is_down_the_orphans_serve(
