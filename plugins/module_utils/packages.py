@@ -80,6 +80,7 @@ class Packages:
         self._policy = Path(root, "usr/sbin/policy-rc.d")
         self._former_policy = Path(root, "usr/sbin/policy-rc.d.wsfleet")
         self._frontend = Path(root, "var/lib/dpkg/lock-frontend")
+        self._journal = Path(root, "var/lib/dpkg/updates")
         self._held = Path(root, "var/lib/wsfleet/holds/held")
         self._lifted = Path(root, "var/lib/wsfleet/holds/lifted")
 
@@ -120,7 +121,8 @@ class Packages:
             with self._frontend.open("a") as lock:
                 fcntl.lockf(lock, fcntl.LOCK_EX)
                 self._drop_policy()
-        broken = self._run("asking dpkg", ["dpkg", "--audit"], {}) != ""
+        # Either of them makes apt refuse all work.
+        broken = self._run("asking dpkg", ["dpkg", "--audit"], {}) != "" or any(self._journal.iterdir())
         if broken:
             with self._services_left_alone():
                 self._run(

@@ -30,8 +30,9 @@ class FakeApt:
         self.audit = ""
         self.fails = False
         self.during: t.Callable[[], None] = lambda: None
-        for folder in ("usr/sbin", "var/lib/dpkg"):
+        for folder in ("usr/sbin", "var/lib/dpkg/updates"):
             (root / folder).mkdir(parents=True)
+        self.journal = root / "var/lib/dpkg/updates/0001"
 
     def run(self, step: str, command: list[str], environment: dict[str, str]) -> str:
         self.commands.append(command)
@@ -48,6 +49,7 @@ class FakeApt:
             return self.audit
         if command[0] == "dpkg":
             self.audit = ""
+            self.journal.unlink(missing_ok=True)
             self.ask()
             return ""
         names = [word for word in command if word in SOURCES]
@@ -168,6 +170,12 @@ def test_a_run_killed_before_its_policy_was_in_place_leaves_the_other(apt: FakeA
     apt.policy.with_name("policy-rc.d.wsfleet").hardlink_to(apt.policy)
     apt.packages("nginx").repair()
     assert [path.name for path in apt.policy.parent.iterdir()] == ["policy-rc.d"]
+
+
+def test_a_dpkg_that_was_killed_between_two_packages_is_repaired(apt: FakeApt) -> None:
+    apt.journal.touch()
+    assert apt.packages("nginx").repair() is True
+    assert not apt.journal.exists()
 
 
 def test_holds_are_kept_over_an_upgrade(apt: FakeApt) -> None:
