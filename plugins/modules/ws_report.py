@@ -91,10 +91,15 @@ EXAMPLES = r"""
     json: reports/chat-2.4.0.json
   delegate_to: localhost
   register: report
-  failed_when: report is failed or report.broken
+  failed_when: report is failed or report.broken | length > 0
 """
 
 RETURN = r"""
+msg:
+  description: The sentences of RV(broken), or that every promise was kept.
+  returned: success
+  type: str
+  sample: Every promise was kept.
 promises:
   description: The promises, and whether they were kept.
   returned: success
@@ -212,7 +217,7 @@ def main() -> None:
         changed |= write(module, "json", json.dumps(everything, indent=1) + "\n")
     if options["html"]:
         changed |= write(module, "html", page(options["title"], proof, marks, verdict))
-    module.exit_json(changed=changed, **verdict)
+    module.exit_json(changed=changed, msg=" ".join(verdict["broken"]) or "Every promise was kept.", **verdict)
 
 
 if __name__ == "__main__":

@@ -67,6 +67,7 @@ def test_success(run: Any, proof: Path, tmp_path: Path) -> None:
     ]
     code, result = run(proof=str(proof), marks=marks, expected_codes=[1012], **files)
     assert (code, result["changed"], result["broken"]) == (0, True, [])
+    assert result["msg"] == "Every promise was kept."
     assert set(yaml.safe_load(ws_report.RETURN)) == set(result) - {"changed", "invocation"}
     assert "Every promise was kept." in (tmp_path / "report.html").read_text()
     written = json.loads((tmp_path / "report.json").read_text())
@@ -81,6 +82,7 @@ def test_broken_promises_are_returned(run: Any, proof: Path, tmp_path: Path) -> 
     assert code == 0
     assert len(result["broken"]) == 1
     assert result["broken"][0].startswith("Connections were closed with another code than 1001: 1012 (")
+    assert result["msg"] == result["broken"][0]
     assert "1 promise was broken." in (tmp_path / "report.html").read_text()
 
 
