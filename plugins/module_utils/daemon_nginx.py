@@ -22,6 +22,8 @@ from ansible_collections.wsfleet.websockets.plugins.module_utils.step import Ste
 
 MASTER = "nginx: master process"
 WORKER = "nginx: worker process"
+LOG = "/var/log/nginx/error.log"
+LOG_BYTES = 64 * 1024
 REQUEST = b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
 _LISTENING = "0A"
 
@@ -78,19 +80,19 @@ class Nginx:
     def replace(self) -> None:
         """Have the installed nginx serve, or else the old one."""
         self._let_go_of_old_master()
-        old = self._master()
+        old, logged = self._master(), self._log_size()
         self.host.tell(old, signal.SIGUSR2)
         self.host.wait(
             self.timeout, lambda: self._old_master() == old and self._workers(self._master()) != []
         )
-        self._hand_over(old, self._master())
+        self._hand_over(old, self._master(), logged)
 
     def finish(self) -> None:
         """Do what a run that was killed has left to do."""
-        self._hand_over(self._old_master(), self._master())
+        self._hand_over(self._old_master(), self._master(), self._log_size())
 
-    def _hand_over(self, old: int, new: int) -> None:
-        """From the old master's workers to the new one's, or back."""
+    def _hand_over(self, old: int, new: int, logged: int) -> None:
+        """From the old master's workers to the new one's, or back; before, the log had `logged` bytes."""
         if self._workers(new) and new != old:
             self.host.tell(old, signal.SIGWINCH)
             if self._serves_alone(old, new):
@@ -99,10 +101,13 @@ class Nginx:
             self.host.tell(old, signal.SIGHUP)
         if new not in (0, old):
             self.host.tell(new, signal.SIGQUIT)
-            self.host.wait(self.timeout, lambda: self._master() == old)
+        for pid in self._starting(old):
+            self.host.tell(pid, signal.SIGKILL)
+        # The old one takes its pid file back when the new one has ended.
+        self.host.wait(self.timeout, lambda: self._master() == old)
         raise DaemonError(
             f"The new nginx didn't serve within {self.timeout:g} s, so the old one (pid {old}) goes on"
-            f"{self._last_words()}"
+            f"{self._errors(logged)}"
         )
 
     def _serves_alone(self, old: int, new: int) -> bool:
@@ -148,6 +153,12 @@ class Nginx:
         children = (pid for pid in kernel.pids() if master and kernel.parent(pid) == master)
         return [title for pid in children if (title := kernel.title(pid)).startswith(WORKER)]
 
+    def _starting(self, master: int) -> list[int]:
+        """What it has started that isn't an nginx yet, for instance because it waits for a name server."""
+        kernel = self.host.kernel()
+        children = [pid for pid in kernel.pids() if kernel.parent(pid) == master]
+        return [pid for pid in children if not kernel.title(pid).startswith("nginx: ")]
+
     def _addresses(self, master: int) -> list[tuple[str, int]]:
         """Where it listens."""
         links = (link.readlink() for link in self.host.at(f"/proc/{master}/fd").iterdir())
@@ -159,12 +170,19 @@ class Nginx:
             found += [_address(row[1]) for row in rows if row[3] == _LISTENING and row[9] in inodes]
         return found
 
-    def _last_words(self) -> str:
-        """The last error that nginx logged."""
-        log = self.host.at("/var/log/nginx/error.log")
-        lines = log.read_text(errors="replace").splitlines() if log.exists() else []
-        last = [line for line in lines[-100:] if "[emerg]" in line or "[alert]" in line][-1:]
-        return "".join(f": {line}" for line in last)
+    def _log_size(self) -> int:
+        log = self.host.at(LOG)
+        return log.stat().st_size if log.exists() else 0
+
+    def _errors(self, offset: int) -> str:
+        """What has kept an nginx from starting, as logged since."""
+        log = self.host.at(LOG)
+        if not log.exists():
+            return ""
+        with log.open("rb") as file:
+            file.seek(offset)
+            lines = file.read(LOG_BYTES).decode(errors="replace").splitlines()
+        return "".join(f"\n  {line}" for line in lines if "[emerg]" in line or "[alert]" in line)
 
 
 def _finishing(workers: list[str]) -> bool:

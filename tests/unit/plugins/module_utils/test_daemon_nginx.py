@@ -9,6 +9,7 @@ import shutil
 import signal
 import socket
 import threading
+import time
 import typing as t
 from pathlib import Path
 
@@ -40,6 +41,7 @@ class FakeNginx:
         self.broken = ""
         self.held = True
         self.now = 1000.0
+        self.soon: t.Callable[[], None] = lambda: None
         self.asked: list[list[str]] = []
         self.on: dict[str, t.Callable[[], None]] = {}
         (root / "run").mkdir()
@@ -100,9 +102,12 @@ class FakeNginx:
         is_old = self.old_pid_file.exists() and int(self.old_pid_file.read_text()) == pid
         if name == "SIGUSR2" and not self.old_pid_file.exists() and self.broken != "start":
             self.pid_file.rename(self.old_pid_file)
-            self.start_master(pid, outdated=False)
+            if self.broken == "hangs":
+                self.process("/usr/sbin/nginx -g daemon on;", pid)
+            else:
+                self.start_master(pid, outdated=False)
         if name == "SIGWINCH":
-            self.finish_workers(pid)
+            self.soon = lambda: self.finish_workers(pid)
         if name == "SIGHUP":
             self.start_workers(pid)
         if name == "SIGQUIT":
@@ -115,11 +120,16 @@ class FakeNginx:
                     self.old_pid_file.rename(self.pid_file)
         if name == "SIGKILL":
             self.end(pid)
-            self.old_pid_file.unlink()
+            if is_old:
+                self.old_pid_file.unlink()
+            else:
+                self.old_pid_file.rename(self.pid_file)
         self.on.get(name, lambda: None)()
 
     def sleep(self, seconds: float) -> None:
         self.now += seconds
+        self.soon()
+        self.soon = lambda: None
 
     def run(self, step: str, command: list[str]) -> str:
         assert command == ["nginx", "-t", "-q"]
@@ -193,14 +203,21 @@ def test_a_second_replacement_needn_t_wait_for_the_first_ones_clients(nginx: Fak
     assert nginx.daemon().draining() != []
 
 
-@pytest.mark.parametrize("broken", ["start", "workers", "answers"])
+@pytest.mark.parametrize("broken", ["start", "hangs", "workers", "answers"])
 def test_the_old_one_goes_on_when_the_new_one_fails(nginx: FakeNginx, broken: str) -> None:
     nginx.broken = broken
-    (nginx.root / "var/log/nginx/error.log").write_text("1 [emerg] 7#7: no memory\n2 [info] hello\n")
-    with pytest.raises(
-        DaemonError, match=r"didn't serve within 60 s, so the old one \(pid 100\) goes on.*no memory"
-    ):
+    log = nginx.root / "var/log/nginx/error.log"
+    log.write_text("1 [emerg] 5#5: long ago\n")
+
+    def complain() -> None:
+        log.write_text(log.read_text() + "2 [emerg] 7#7: no memory\n3 [info] hello\n")
+
+    nginx.on["SIGUSR2"] = complain
+    with pytest.raises(DaemonError) as failure:
         nginx.daemon().replace()
+    assert str(failure.value) == (
+        "The new nginx didn't serve within 60 s, so the old one (pid 100) goes on\n  2 [emerg] 7#7: no memory"
+    )
     assert nginx.master == OLD
     assert WORKER in nginx.workers(OLD).values()
     assert not nginx.old_pid_file.exists()
@@ -226,6 +243,7 @@ def test_a_run_that_was_killed_is_finished(nginx: FakeNginx, last: str, held: bo
     with pytest.raises(KeyboardInterrupt):
         nginx.daemon().replace()
     nginx.on.clear()
+    nginx.sleep(1)
     # With clients, what WINCH did looks as if QUIT had done it; their end shows that it hadn't.
     if not (last == "SIGWINCH" and held):
         assert nginx.daemon().is_half_replaced()
@@ -260,13 +278,18 @@ def test_addresses_are_read(text: str, address: tuple[str, int]) -> None:
     assert _address(text) == address
 
 
-@pytest.mark.parametrize(("does", "expected"), [("answer", True), ("close", True), ("nothing", False)])
+@pytest.mark.parametrize(
+    ("does", "expected"), [("answer", True), ("close", True), ("reset", True), ("nothing", False)]
+)
 def test_an_answer_or_a_close_is_a_sign_of_life(does: str, expected: bool) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
 
         def serve() -> None:
             connection, _peer = server.accept()
             with connection:
+                if does == "reset":  # which a close with unread data is
+                    time.sleep(0.1)
+                    return
                 connection.recv(1000)
                 if does == "answer":
                     connection.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")

@@ -95,7 +95,7 @@ class World:
             assert pid == self.supervisor.number
             self.supervisor.down = True
             for group, state in self.supervisor.states.items():
-                if state in ("RUNNING", "STOPPING") and group != "worker":
+                if state == "RUNNING" and group != "worker":
                     generation = group.split("-")[1]
                     self.host.proc.orphan(
                         self.supervisor.pids[group], self.host.layout.run / generation, group.split("-")[0]
@@ -172,7 +172,10 @@ def test_what_was_draining_before_is_not_told_again(world: World) -> None:
     world.supervisor.drains_for_ever = True
     world.host.roll(processes=2, release="/opt/echo/releases/b")
     draining, serving = world.pids(), [world.supervisor.pids[f"echo_0{slot}-g2"] for slot in range(2)]
+    for slot, pid in enumerate(draining):
+        world.host.proc.orphan(pid, world.host.layout.run / "g1", f"echo_0{slot}")
     world.daemon().replace()
+    assert all(world.host.layout.told(pid, 5000) for pid in draining), "a rollout would tell them again"
     told = [pid for pid, number in world.signals if number == TERM]
     assert told == serving
     assert not set(told) & set(draining)
