@@ -136,6 +136,8 @@ def test_weak_keys() -> None:
     assert problems(weak_rsa.pem, NAMES, now=NOW) == ["its RSA key has 1024 bits, fewer than 2048"]
     weak_ec = make(private_key=ec.generate_private_key(ec.SECP224R1()))
     assert problems(weak_ec.pem, NAMES, now=NOW) == ["its EC key has 224 bits, fewer than 256"]
+    good_rsa = make(private_key=rsa.generate_private_key(65537, 2048))
+    assert problems(good_rsa.pem, NAMES, now=NOW) == []
 
 
 def test_a_chain_in_the_wrong_order() -> None:
@@ -187,6 +189,7 @@ def test_an_expired_intermediate_counts_too() -> None:
     [
         ("ws.example.org", "WS.Example.Org.", True),
         ("ws.example.org", "a.ws.example.org", False),
+        ("w.example.org", "ws.example.org", False),
         ("*.example.org", "ws.example.org", True),
         ("*.example.org", "*.example.org", True),
         ("*.example.org", "example.org", False),

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import stat
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -212,3 +213,78 @@ def test_a_bare_host_has_everything_to_change(tmp_path: Path, store: Path) -> No
     assert config.changes({"conf.d/x": file("x"), "sites-enabled/default": NOTHING}) == {
         "conf.d/x": (NOTHING, file("x"))
     }
+
+
+def test_a_file_is_replaced_in_one_step_that_survives_a_power_cut(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the disk is told to keep first is the new file, out of sight of `*.conf`; then that it is there."""
+    target = root / "conf.d/echo.conf"
+    write(target, file("old"))
+    synced: list[tuple[str, bool]] = []
+
+    def fsync(_descriptor: int) -> None:
+        beside = [path.name for path in target.parent.iterdir() if path != target]
+        synced.append((target.read_text(), bool(beside) and all(name.startswith(".") for name in beside)))
+
+    monkeypatch.setattr(config_set.os, "fsync", fsync)
+    write(target, file("new"))
+    assert synced == [("old", True), ("new", False)]
+
+
+def test_the_old_file_is_never_away(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    unlinked: list[Path] = []
+    monkeypatch.setattr(Path, "unlink", lambda path, **_options: unlinked.append(path))
+    write(root / "nginx.conf", file("new"))
+    assert root / "nginx.conf" not in unlinked
+
+
+def test_an_original_gets_its_owner_back(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    owners: list[tuple[int, int]] = []
+    monkeypatch.setattr(config_set.os, "fchown", lambda _descriptor, uid, gid: owners.append((uid, gid)))
+    write(root / "nginx.conf", Node(b"x", None, 0o600, 1234, 5678))
+    assert owners == [(1234, 5678)]
+    status = (root / "nginx.conf").lstat()
+    monkeypatch.setattr(config_set.os, "geteuid", lambda: 4321)
+    assert (read(root / "nginx.conf").uid, read(root / "nginx.conf").gid) == (status.st_uid, status.st_gid)
+
+
+def test_originals_are_for_root_only(root: Path, store: Path) -> None:
+    put(ConfigSet(root, "echo", store), {"conf.d/echo.conf": file("x")})
+    assert stat.S_IMODE(store.stat().st_mode) == 0o700  # the register alone
+    put(ConfigSet(root, "echo", store), {})
+    put(ConfigSet(root, "echo", store), {"nginx.conf": file("x")})
+    assert stat.S_IMODE(store.stat().st_mode) == 0o700
+    assert stat.S_IMODE(ConfigSet(root, "echo", store).register.stat().st_mode) == 0o600
+
+
+def test_the_validator_does_not_see_what_is_taken_away(root: Path, store: Path) -> None:
+    config = ConfigSet(root, "echo", store)
+    changes = config.changes({"sites-enabled/default": NOTHING})
+    config.validate(changes, ["test", "!", "-e", "{stage}/sites-enabled/default"])
+
+
+def test_a_run_killed_while_it_gave_back_is_finished_by_the_next(
+    root: Path, store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = tree(root)
+    put(ConfigSet(root, "echo", store), {"nginx.conf": file("main")})
+
+    def killed(_self: ConfigSet) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(ConfigSet, "_save", killed)
+        put(ConfigSet(root, "echo", store), {})
+    put(ConfigSet(root, "echo", store), {})
+    assert tree(root) == before
+    assert not store.parent.exists()
+
+
+def test_an_original_that_nobody_needs_does_not_come_back(root: Path, store: Path) -> None:
+    config = ConfigSet(root, "echo", store)
+    (config.originals / "conf.d").mkdir(parents=True)
+    write(config.originals / "conf.d/echo.conf", file("left by a killed run"))
+    put(config, {"conf.d/echo.conf": file("x")})
+    put(ConfigSet(root, "echo", store), {})
+    assert not (root / "conf.d/echo.conf").exists()

@@ -42,6 +42,10 @@ def test_a_lock_by_uv_is_read_sorted_and_normalised() -> None:
     ]
 
 
+def test_a_lock_with_windows_line_ends_reads_the_same() -> None:
+    assert parse_lock(BY_UV.replace("\n", "\r\n"), "it") == parse_lock(BY_UV, "it")
+
+
 def test_a_lock_that_was_written_reads_the_same() -> None:
     pins = parse_lock(BY_UV, "it")
     assert parse_lock("".join(f"{pin}\n" for pin in pins), "it") == pins
@@ -77,6 +81,7 @@ def test_markers_hold_for_the_target_not_for_the_controller() -> None:
     assert TRIXIE.wants("")
     assert not TRIXIE.wants("sys_platform == 'win32'")
     assert not TRIXIE.wants("extra == 'uvloop'")
+    assert Target("3.13.5-riscv64-2.41").wants("platform_machine == 'riscv64'")
 
 
 def test_platforms_go_down_from_the_targets_glibc_and_include_the_old_names() -> None:
@@ -128,19 +133,29 @@ def test_a_wheel_built_here_runs_on_a_host_like_this_one(tmp_path: Path) -> None
     pin_wheel(wheel, Target(f"{platform.python_version()}-{machine}-{glibc}"))
     with pytest.raises(StepError, match="isn't pure Python"):
         pin_wheel(wheel, Target(f"{platform.python_version()}-{machine}-2.17"))
+    other = make_wheel(tmp_path, f"chat-1.2-{minor}-{minor}-linux_riscv64.whl")
+    with pytest.raises(StepError, match="isn't pure Python"):
+        pin_wheel(other, Target(f"{platform.python_version()}-riscv64-{glibc}"))
+
+
+def test_versions_of_glibc_are_compared_as_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(platform, "libc_ver", lambda: ("glibc", "2.100"))
+    wheel = make_wheel(tmp_path, f"chat-1.2-cp311-cp311-linux_{platform.machine()}.whl")
+    with pytest.raises(StepError, match="isn't pure Python"):
+        pin_wheel(wheel, Target(f"3.11.2-{platform.machine()}-2.36"))
 
 
 def test_a_lock_that_lacks_something_is_refused(tmp_path: Path) -> None:
     wheel = make_wheel(
         tmp_path,
         "chat-1.2-py3-none-any.whl",
-        "websockets>=17",
+        "WebSockets>=17",
         "uvloop; extra == 'fast'",
         "tomli; python_version < '3.11'",
     )
-    with pytest.raises(StepError, match=r"lacks websockets>=17, which chat 1\.2 needs on Python 3\.11\.2"):
+    with pytest.raises(StepError, match=r"lacks WebSockets>=17, which chat 1\.2 needs on Python 3\.11\.2"):
         check_complete([wheel], [], BOOKWORM)
-    with pytest.raises(StepError, match=r"has websockets 16\.0, and chat 1\.2 needs >=17"):
+    with pytest.raises(StepError, match=r"has WebSockets 16\.0, and chat 1\.2 needs >=17"):
         check_complete([wheel], [Pin("websockets", "16.0", ())], BOOKWORM)
     check_complete([wheel], [Pin("websockets", "17.4", ())], BOOKWORM)
 

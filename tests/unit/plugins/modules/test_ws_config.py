@@ -113,6 +113,25 @@ def test_bad_files_are_refused(host: Host, file: dict[str, str]) -> None:
     assert host.run(file)["msg"].startswith("files: ")
 
 
+def test_a_path_may_be_there_once(host: Host) -> None:
+    assert "unique" in host.run(*2 * [{"path": "site", "content": "good"}])["msg"]
+
+
+@pytest.mark.parametrize("options", [{"root": "etc"}, {"validate": []}])
+def test_a_relative_root_and_an_empty_validator_are_refused(host: Host, options: dict[str, Any]) -> None:
+    assert host.run({"path": "site", "content": "good"}, **options)["msg"] == (
+        "root must be an absolute path, and validate at least a command."
+    )
+
+
+def test_a_warning_to_refuse_is_a_refusal(host: Host) -> None:
+    options = {"validate": ["echo", "conflicting name"], "refuse": ["conflicting"]}
+    assert (
+        "refused the new configuration:\nconflicting name"
+        in host.run({"path": "site", "content": "good"}, **options)["msg"]
+    )
+
+
 def test_others_are_named(host: Host) -> None:
     host.run({"path": "site", "content": "good\n"}, name="chat")
     assert host.run({"path": "site2", "content": "good\n"})["others"] == ["chat"]

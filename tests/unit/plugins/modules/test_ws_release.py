@@ -6,6 +6,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import tarfile
 from io import BytesIO
 from pathlib import Path
@@ -13,6 +15,7 @@ from typing import Any
 
 import pytest
 from ansible.module_utils.testing import patch_module_args
+from ansible_collections.wsfleet.websockets.plugins.module_utils.release import Releases
 from ansible_collections.wsfleet.websockets.plugins.modules import ws_release
 
 # Describes itself, makes virtual environments that hold itself, and notes what pip is asked to do. It fails where a
@@ -234,5 +237,128 @@ def test_nothing_is_pruned_while_a_generation_cannot_be_read(host: Host) -> None
     assert host.run(state="pruned", keep=1)["changed"] is False
 
 
-def test_an_id_that_would_leave_the_folder_is_refused(host: Host) -> None:
-    assert host.run(id="../../etc", state="absent")["msg"].startswith("id is '../../etc'; it must be letters")
+@pytest.mark.parametrize("release_id", ["../../etc", "1.2/../../etc"])
+def test_an_id_that_would_leave_the_folder_is_refused(host: Host, release_id: str) -> None:
+    assert host.run(id=release_id, state="absent")["msg"].startswith(
+        f"id is {release_id!r}; it must be letters"
+    )
+
+
+def test_the_app_can_read_it_whatever_the_umask(host: Host) -> None:
+    before = os.umask(0o077)
+    try:
+        host.make("1.2-aa")
+        assert os.umask(0o077) == 0o077
+    finally:
+        os.umask(before)
+    for path in (host.release("1.2-aa"), *host.release("1.2-aa").rglob("*")):
+        assert path.stat().st_mode & 0o044 == 0o044, path
+
+
+def test_release_json_comes_last_at_once_and_after_the_rest_is_on_disk(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[str, list[str]]] = []
+    replace = Path.replace
+
+    def look(step: str) -> None:
+        seen.append((step, sorted(path.name for path in host.release("1.2-aa").iterdir())))
+
+    def renamed(path: Path, target: Path) -> Path:
+        look(f"{target.name}: {path.read_text()[-2:]!r}")
+        return replace(path, target)
+
+    monkeypatch.setattr(os, "sync", lambda: look("sync"))
+    monkeypatch.setattr(Path, "replace", renamed)
+    host.make("1.2-aa")
+    rest = ["app", "requirements.txt", "venv"]
+    assert seen == [("sync", rest), ("release.json: '}\\n'", [".release.json", *rest])]
+
+
+def test_a_run_killed_while_it_makes_one_leaves_nothing(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    def killed(*_arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Releases, "_fill", killed)
+    with pytest.raises(KeyboardInterrupt):
+        Releases(str(host.path)).make("1.2-aa", Path("/no/bundle"), "python3", [])
+    assert list((host.path / "releases").iterdir()) == []
+
+
+def test_a_run_killed_while_it_removes_one_leaves_it_unfinished(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(*_arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    host.make("1.2-aa")
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(shutil, "rmtree", killed)
+        Releases(str(host.path)).remove("1.2-aa")
+    assert host.run(state="listed")["available"] == []
+
+
+def test_a_release_whose_python_is_gone_is_unfinished(host: Host) -> None:
+    host.make("1.2-aa")
+    (host.release("1.2-aa") / "venv/bin/python").unlink()
+    assert host.run(state="listed")["available"] == []
+
+
+def test_a_file_of_somebody_else_is_no_release(host: Host) -> None:
+    host.make("1.2-aa")
+    host.release("notes.txt").write_text("")
+    assert [release["id"] for release in host.run(state="listed")["releases"]] == ["1.2-aa"]
+    assert host.run(state="pruned")["changed"] is False
+
+
+def test_the_newest_is_the_one_made_last_whatever_its_name(host: Host) -> None:
+    for release_id in ("b", "c", "a"):
+        host.make(release_id)
+    assert host.run(state="listed")["available"] == ["a", "c", "b"]
+
+
+def test_current_is_never_away_also_after_a_killed_run(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    for release_id in ("a", "b"):
+        host.make(release_id)
+    host.run(id="a", state="active")
+    (host.path / ".current").symlink_to("of a killed run")
+    unlink = Path.unlink
+
+    def spy(path: Path, missing_ok: bool = False) -> None:
+        assert path != host.path / "current"
+        unlink(path, missing_ok)
+
+    monkeypatch.setattr(Path, "unlink", spy)
+    assert host.run(id="b", state="active")["current"] == "b"
+    assert (host.path / "current").readlink() == Path("releases/b")
+
+
+def test_one_that_only_a_generation_uses_is_not_removed(host: Host) -> None:
+    host.make("1.2-aa")
+    (host.path / "generations/1").mkdir(parents=True)
+    used = json.dumps({"release": str(host.release("1.2-aa"))})
+    (host.path / "generations/1/generation.json").write_text(used)
+    assert host.run(id="1.2-aa", state="absent")["msg"].endswith("can't be removed: it is current or in use")
+
+
+def test_pruning_spares_the_one_that_is_about_to_be_used(host: Host) -> None:
+    for release_id in ("a", "b", "c"):
+        host.make(release_id)
+    assert host.run(state="pruned", keep=1, id="a")["diff"]["after"]["releases"] == ["a", "c"]
+
+
+@pytest.mark.parametrize("state", ["present", "active", "absent"])
+def test_an_id_is_needed(host: Host, state: str) -> None:
+    assert host.run(state=state)["msg"] == f"state is {state} but all of the following are missing: id"
+
+
+def test_a_folder_that_cannot_be_made_is_named(host: Host) -> None:
+    assert (
+        "/dev/null/chat" in host.run(path="/dev/null/chat", id="1.2-aa", bundle=host.bundle("1.2-aa"))["msg"]
+    )
+
+
+def test_a_bundle_that_would_write_elsewhere_is_refused(host: Host) -> None:
+    bundle = host.bundle("1.2-aa", **{"../escaped": "x"})
+    assert host.run(id="1.2-aa", bundle=bundle)["msg"].startswith(f"unpacking the bundle {bundle} failed: ")
+    assert not (host.path / "releases" / "escaped").exists()
