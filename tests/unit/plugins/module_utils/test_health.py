@@ -24,6 +24,7 @@ class App:
     def __init__(self, path: str) -> None:
         self.path = path
         self.closed: list[int | None] = []
+        self.answers = {"/readyz": HTTPStatus.OK, "/full": HTTPStatus.SERVICE_UNAVAILABLE}
         self.ready = threading.Event()
 
         self.thread = threading.Thread(target=lambda: asyncio.run(self._serve()))
@@ -45,8 +46,7 @@ class App:
         self.closed.append(connection.close_code)
 
     def _answer(self, connection: ServerConnection, request: Request) -> Response | None:
-        answers = {"/readyz": HTTPStatus.OK, "/full": HTTPStatus.SERVICE_UNAVAILABLE}
-        status = answers.get(request.path)
+        status = self.answers.get(request.path)
         return connection.respond(status, "\n") if status else None
 
 
@@ -67,6 +67,21 @@ def test_path_that_answers_503_is_not(app: App) -> None:
     assert problem(Address(app.path), "/full") == f"{app.path} answers 503 to GET /full"
 
 
+def test_path_that_the_app_does_not_know_is_not_healthy(app: App) -> None:
+    assert problem(Address(app.path), "/none") == f"{app.path} answers 426 to GET /none"
+
+
+@pytest.mark.parametrize(
+    ("status", "healthy"), [(HTTPStatus.FORBIDDEN, True), (HTTPStatus.BAD_GATEWAY, False)]
+)
+def test_app_that_refuses_the_handshake_is_healthy_unless_it_fails(
+    app: App, status: HTTPStatus, healthy: bool
+) -> None:
+    app.answers["/"] = status
+    expected = "" if healthy else f"{app.path} answers the handshake with 502"
+    assert problem(Address(app.path), "") == expected
+
+
 def test_handshake_is_enough_without_a_path_and_closes_with_1000(app: App) -> None:
     assert problem(Address(app.path), "") == ""
     app.finish()
@@ -78,10 +93,31 @@ def test_nobody_there(address: Address) -> None:
     assert problem(address, "/readyz").startswith(f"{address} doesn't answer: ")
 
 
-def test_process_that_accepts_and_says_nothing(tmp_path: Path) -> None:
+def test_process_that_speaks_something_else(tmp_path: Path) -> None:
+    path = str(tmp_path / "mail.sock")
     with socket.socket(socket.AF_UNIX) as listener:
-        path = str(tmp_path / "mute.sock")
         listener.bind(path)
         listener.listen()
-        found: t.Any = problem(Address(path), "", timeout=0.2)
-    assert found == f"{path} doesn't answer: timed out"
+
+        def answer() -> None:
+            client, _address = listener.accept()
+            with client:
+                client.recv(65536)
+                client.sendall(b"220 mail ESMTP\r\n")
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        found: t.Any = problem(Address(path), "/readyz")
+        thread.join()
+    assert found == f"{path} doesn't answer: 220 mail ESMTP\r\n"
+
+
+@pytest.mark.parametrize("family", [socket.AF_UNIX, socket.AF_INET])
+def test_process_that_accepts_and_says_nothing(tmp_path: Path, family: socket.AddressFamily) -> None:
+    with socket.socket(family) as listener:
+        path = str(tmp_path / "mute.sock")
+        listener.bind(path if family == socket.AF_UNIX else ("127.0.0.1", 0))
+        listener.listen()
+        address = Address(path) if family == socket.AF_UNIX else Address(port=listener.getsockname()[1])
+        found: t.Any = problem(address, "", timeout=0.2)
+    assert found == f"{address} doesn't answer: timed out"

@@ -10,7 +10,9 @@ import datetime
 import ipaddress
 import socket
 import ssl
+import struct
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,7 @@ from ansible_collections.wsfleet.websockets.plugins.module_utils.probe import (
     Probe,
     ProbeError,
     random_messages,
+    remaining,
 )
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -112,8 +115,11 @@ class Servers:
         self.stack.callback(thread.join)
         self.stack.callback(server.shutdown)
 
-    def raw(self, answer: bytes | None) -> int:
-        """Start a TCP server that sends `answer` to one client and closes; None: says nothing at all."""
+    def raw(self, answer: bytes | None, *, stays: bool = False, resets: bool = False) -> int:
+        """Start a TCP server that sends `answer` to one client and closes; None: says nothing at all.
+
+        If it `stays`, it waits for the client to close; if it `resets`, it cuts the connection instead of closing it.
+        """
         listener = socket.create_server(("127.0.0.1", 0))
         self.stack.callback(listener.close)
         if answer is not None:
@@ -123,6 +129,10 @@ class Servers:
                 with client:
                     client.recv(65536)
                     client.sendall(answer)
+                    while stays and client.recv(65536):
+                        pass
+                    if resets:
+                        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
             thread = threading.Thread(target=run)
             thread.start()
@@ -239,9 +249,15 @@ def test_sizes_up_to_the_servers_max_size(servers: Servers, size: int) -> None:
     assert probe(f"ws://127.0.0.1:{port}/", size=size)["echoed"] is True
 
 
+def test_answers_of_any_size(servers: Servers) -> None:
+    port = servers.websocket(max_size=None)
+    assert probe(f"ws://127.0.0.1:{port}/", size=2**20 + 1)["echoed"] is True
+
+
 def test_random_messages() -> None:
     text, binary = random_messages(1001)
     assert len(text) == len(binary) == 1001
+    assert random_messages(0) == ("", b"")
     assert random_messages(None)[0] != random_messages(None)[0]
     with pytest.raises(UnicodeDecodeError):
         binary.decode()
@@ -258,6 +274,12 @@ def test_message_and_reply(servers: Servers) -> None:
     assert "binary" not in result["timings"]
     assert failure(url, send="ping") == "expected the text message back, got 'pong'."
     assert failure(url, send="x", reply="^y$") == "expected an answer that matches '^y$', got 'x'."
+
+    def binary(websocket: ServerConnection) -> None:
+        websocket.send(bytes(3))
+
+    url = f"ws://127.0.0.1:{servers.websocket(binary)}/"
+    assert failure(url, send="x", reply="y") == "expected an answer that matches 'y', got 3 other bytes."
 
 
 def test_fragments_and_pings_are_understood(servers: Servers) -> None:
@@ -311,6 +333,10 @@ def test_address_port_and_headers(servers: Servers) -> None:
         status=200,
     )
     assert result["headers"]["x-seen"] == "echo.test me secret"
+    url = f"ws://127.0.0.1:{servers.websocket()}/headers"
+    assert probe(url, headers={"host": "other.test"}, status=200)["headers"]["x-seen"].startswith(
+        "other.test "
+    )
 
 
 def test_unix_socket(servers: Servers, tmp_path: Path) -> None:
@@ -346,9 +372,10 @@ def test_what_is_no_http(servers: Servers) -> None:
     sentence = failure(url)
     assert sentence.startswith("expected status 101, got no HTTP response: ")
     assert "220 mail ESMTP" in sentence
-    assert failure(f"ws://127.0.0.1:{servers.raw(b'')}/").startswith(
-        "expected status 101, got no HTTP response: "
-    )
+    for answer, how in ((b"", {}), (b"", {"resets": True}), (b"* OK IMAP4\r\n", {"stays": True})):
+        assert failure(f"ws://127.0.0.1:{servers.raw(answer, **how)}/").startswith(
+            "expected status 101, got no HTTP response: "
+        )
 
 
 def test_handshake_that_breaks_the_protocol(servers: Servers) -> None:
@@ -393,13 +420,33 @@ def test_silence_after_the_handshake(servers: Servers) -> None:
 
     url = f"ws://127.0.0.1:{servers.websocket(silent)}/"
     servers.stack.callback(done.set)
+    began = time.monotonic()
     assert failure(url, timeout=0.3) == "expected the text message back within 0.3 s, got none."
+    assert time.monotonic() - began < 4
     assert failure(url, timeout=0.3, send="x", reply="y") == (
         "expected an answer that matches 'y' within 0.3 s, got none."
     )
     assert failure(url, timeout=0.3, close_code=1001) == (
         "expected the server to close with code 1001 within 0.3 s, got none."
     )
+
+
+def test_the_time_is_up_also_when_the_server_keeps_talking(servers: Servers) -> None:
+    done = threading.Event()
+
+    def ping(websocket: ServerConnection) -> None:
+        for _n in range(200):
+            if done.wait(0.05):
+                break
+            websocket.ping()
+
+    url = f"ws://127.0.0.1:{servers.websocket(ping)}/"
+    servers.stack.callback(done.set)
+    began = time.monotonic()
+    assert failure(url, timeout=0.5) == "expected the text message back within 0.5 s, got none."
+    assert time.monotonic() - began < 5
+    with pytest.raises(TimeoutError):
+        remaining(time.monotonic() - 1)
 
 
 def test_wrong_echo(servers: Servers) -> None:
@@ -409,6 +456,7 @@ def test_wrong_echo(servers: Servers) -> None:
 
     url = f"ws://127.0.0.1:{servers.websocket(shout)}/"
     assert failure(url, send="hello") == "expected the text message back, got 'HELLO'."
+    assert failure(url, send="x" * 61) == f"expected the text message back, got '{'X' * 60}'."
 
     def cut_binary(websocket: ServerConnection) -> None:
         for message in websocket:
@@ -449,6 +497,19 @@ def test_close_by_the_server(servers: Servers) -> None:
 
     url = f"ws://127.0.0.1:{servers.websocket(cut)}/"
     assert probe(url, close_code=1006)["close_code"] == 1006
+
+
+def test_close_right_behind_the_echo(servers: Servers) -> None:
+    def answer_and_close(websocket: ServerConnection) -> None:
+        message = str(websocket.recv()).encode()
+        with websocket.protocol_mutex:
+            websocket.socket.sendall(b"\x81" + bytes([len(message)]) + message + b"\x88\x02\x03\xe9")
+            websocket.socket.shutdown(socket.SHUT_WR)
+
+    url = f"ws://127.0.0.1:{servers.websocket(answer_and_close)}/"
+    result = probe(url, send="x", compression="not_offered")
+    assert (result["echoed"], result["close_code"]) == (True, 1001)
+    assert failure(url, compression="not_offered") == "expected the binary message back, got close code 1001."
 
 
 def test_close_without_an_answer(servers: Servers) -> None:
@@ -529,6 +590,7 @@ def test_no_tls_where_it_is_expected(servers: Servers) -> None:
                 "wss://echo.test:0x1/",
             )
         ),
+        ({"port": 0}, "port is 0: allowed are 1 to 65535."),
         ({"port": 65536}, "port is 65536: allowed are 1 to 65535."),
         ({"size": -1}, "size is -1: allowed are 0 and more bytes."),
         (

@@ -14,7 +14,11 @@ from pathlib import Path
 from xmlrpc.server import SimpleXMLRPCDispatcher, SimpleXMLRPCRequestHandler
 
 import pytest
-from ansible_collections.wsfleet.websockets.plugins.module_utils.supervisor import Supervisor, SupervisorError
+from ansible_collections.wsfleet.websockets.plugins.module_utils.supervisor import (
+    Process,
+    Supervisor,
+    SupervisorError,
+)
 
 
 class Handler(SimpleXMLRPCRequestHandler):
@@ -22,8 +26,12 @@ class Handler(SimpleXMLRPCRequestHandler):
     disable_nagle_algorithm = False
 
     def do_POST(self) -> None:  # noqa: N802 - named by http.server
-        t.cast("Supervisord", self.server).logins.append(self.headers.get("Authorization"))
-        super().do_POST()
+        server = t.cast("Supervisord", self.server)
+        server.logins.append(self.headers.get("Authorization"))
+        if server.unauthorized:
+            self.send_error(401)
+        else:
+            super().do_POST()
 
     def address_string(self) -> str:
         return "unix"
@@ -39,6 +47,7 @@ class Supervisord(socketserver.ThreadingMixIn, socketserver.UnixStreamServer, Si
         self.logins: list[str | None] = []
         self.calls: list[tuple[t.Any, ...]] = []
         self.fault = 0
+        self.unauthorized = False
 
     def _dispatch(self, method: str, params: t.Any) -> t.Any:
         self.calls.append((method, *params))
@@ -53,7 +62,7 @@ class Supervisord(socketserver.ThreadingMixIn, socketserver.UnixStreamServer, Si
                     "pid": 7,
                     "start": 1,
                     "stop": 0,
-                    "spawnerr": "",
+                    "spawnerr": "can't find command",
                     "description": "and more",
                 }
             ]
@@ -79,12 +88,7 @@ def configured(tmp_path: Path, more: str = "") -> Supervisor:
 
 def test_socket_is_found_as_supervisorctl_finds_it(supervisord: Supervisord, tmp_path: Path) -> None:
     [process] = configured(tmp_path).processes()
-    assert (process.group, process.name, process.state, process.pid) == (
-        "echo_00-g1",
-        "echo_00",
-        "RUNNING",
-        7,
-    )
+    assert process == Process("echo_00-g1", "echo_00", "RUNNING", 7, 1, 0, "can't find command")
     assert supervisord.logins == [None]
 
 
@@ -92,14 +96,53 @@ def test_supervisord_says_its_pid(supervisord: Supervisord, tmp_path: Path) -> N
     assert configured(tmp_path).pid() == 42
 
 
+@pytest.mark.parametrize(
+    ("state", "stopped"),
+    [
+        ("STOPPED", True),
+        ("EXITED", True),
+        ("FATAL", True),
+        ("UNKNOWN", True),
+        ("STARTING", False),
+        ("RUNNING", False),
+        ("BACKOFF", False),
+        ("STOPPING", False),
+    ],
+)
+def test_states_that_no_longer_run(state: str, stopped: bool) -> None:
+    assert Process("echo_00-g1", "echo_00", state, 7, 1, 0, "").is_stopped is stopped
+
+
 def test_login_is_used(supervisord: Supervisord, tmp_path: Path) -> None:
     configured(tmp_path, "username=ops\npassword=secret").reread()
     assert supervisord.logins == ["Basic b3BzOnNlY3JldA=="]
 
 
-def test_stop_does_not_wait(supervisord: Supervisord, tmp_path: Path) -> None:
-    configured(tmp_path).stop("echo_00-g1:echo_00")
-    assert supervisord.calls == [("supervisor.stopProcess", "echo_00-g1:echo_00", False)]
+def test_a_configuration_that_supervisord_takes_is_read(supervisord: Supervisord, tmp_path: Path) -> None:
+    configured(tmp_path, "username=ops\nusername=me\npassword=100%").reread()
+    assert supervisord.logins == ["Basic bWU6MTAwJQ=="]
+
+
+def test_a_login_that_is_refused(supervisord: Supervisord, tmp_path: Path) -> None:
+    supervisord.unauthorized = True
+    with pytest.raises(SupervisorError, match=r"supervisord doesn't answer on .*/supervisor.sock: .*401"):
+        configured(tmp_path).processes()
+
+
+@pytest.mark.parametrize(
+    ("method", "call"),
+    [
+        ("start", ("supervisor.startProcess", "x", False)),
+        ("stop", ("supervisor.stopProcess", "x", False)),
+        ("add", ("supervisor.addProcessGroup", "x")),
+        ("remove", ("supervisor.removeProcessGroup", "x")),
+    ],
+)
+def test_calls_that_do_not_wait(
+    supervisord: Supervisord, tmp_path: Path, method: str, call: tuple[t.Any, ...]
+) -> None:
+    getattr(configured(tmp_path), method)("x")
+    assert supervisord.calls == [call]
 
 
 @pytest.mark.parametrize(
@@ -114,6 +157,8 @@ def test_refusal_names_the_call(supervisord: Supervisord, tmp_path: Path) -> Non
     supervisord.fault = 92
     with pytest.raises(SupervisorError, match=r"supervisord refused reloadConfig\(\): SOME_FAULT: echo"):
         configured(tmp_path).reread()
+    with pytest.raises(SupervisorError, match=r"supervisord refused startProcess\(x, False\): SOME_FAULT"):
+        configured(tmp_path).start("x")
 
 
 def test_supervisord_that_is_down(tmp_path: Path) -> None:

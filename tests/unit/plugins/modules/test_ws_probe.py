@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -61,6 +62,11 @@ def test_failure_returns_what_was_seen(run: Any, url: str) -> None:
     assert (result["failed"], result["status"], result["echoed"]) == (True, 101, False)
 
 
+def test_nobody_there(run: Any, tmp_path: Path) -> None:
+    _code, result = run(url="ws://echo.test/", unix_socket=str(tmp_path / "none.sock"))
+    assert (result["status"], result["headers"], result["close_code"]) == (None, {}, None)
+
+
 def test_refused_option(run: Any) -> None:
     code, result = run(url="ftp://echo.test/")
     assert code == 1
@@ -73,6 +79,7 @@ def test_refused_option(run: Any) -> None:
 @pytest.mark.parametrize(
     ("parameters", "message"),
     [
+        ({"unix_socket": "/a", "address": "b"}, "parameters are mutually exclusive: unix_socket|address"),
         ({"unix_socket": "/a", "port": 1}, "parameters are mutually exclusive: unix_socket|port"),
         ({"send": "x", "size": 1}, "parameters are mutually exclusive: send|size"),
         ({"reply": "x"}, "missing parameter(s) required by 'reply': send"),
