@@ -31,6 +31,10 @@ argument_specs:
         type: list
         elements: int
         default: []
+      ws_a_switch:
+        description: Whether.
+        type: bool
+        default: true
       ws_a_choice:
         description: One.
         type: str
@@ -53,6 +57,7 @@ DEFAULTS = """
 ws_a_b: "{{ x | default('') }}"
 ws_a_number: "{{ ws_x | default(5) }}"
 ws_a_list: []
+ws_a_switch: true
 """
 META = """
 galaxy_info:
@@ -96,11 +101,13 @@ def test_a_role(role: Path) -> None:
     assert "Do it, on Debian bookworm and trixie." in lines
     assert "- First `code` of `ws_a_b=c(d)`." in lines
     assert "- Second, see <https://example.org> and [there](https://example.com)." in lines
+    assert "| `main` | Do it | all below |" in lines
     assert "| `check` | Refuse. Only that. | all below |" in lines
     assert "| `remove` | Undo. Now.<br>Later. | `ws_a_b` |" in lines
     assert r"| `ws_a_b` | str | `{{ x \| default('') }}` | One \| two.<br>Three. |" in lines
     assert r"| `ws_a_number` | int | `{{ ws_x \| default(5) }}` | One. |" in lines
     assert "| `ws_a_list` | list of int | `[]` | Some. |" in lines
+    assert "| `ws_a_switch` | bool | `true` | Whether. |" in lines
     assert "| `ws_a_choice` | `off`, `on` | **required** | One. |" in lines
     assert "| `ws_a_optional` | str | unset | Perhaps. |" in lines
 

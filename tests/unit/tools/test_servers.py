@@ -6,12 +6,15 @@ from __future__ import annotations
 import argparse
 import json
 import resource
+import subprocess
 from pathlib import Path
 
 import pytest
 
 from tools import servers
 from tools.servers import Engine, Host, ServersError
+
+Done = subprocess.CompletedProcess[str]
 
 
 @pytest.fixture(autouse=True)
@@ -97,7 +100,15 @@ def test_engine_that_does_not_answer_is_passed_over(monkeypatch: pytest.MonkeyPa
         program.chmod(0o755)
     monkeypatch.delenv("WSFLEET_ENGINE", raising=False)
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    monkeypatch.setattr(servers, "unified_cgroups", lambda: True)
     assert servers.find_engine() == Engine("docker")
+    monkeypatch.setenv("WSFLEET_ENGINE", "podman")
+    monkeypatch.setattr("os.geteuid", lambda: 0)
+    with pytest.raises(ServersError, match=r"works here: podman says 'broken'\.$"):
+        servers.find_engine()
+    monkeypatch.setattr("os.geteuid", lambda: 1000)
+    with pytest.raises(ServersError, match=r"Try the same as root\.$"):
+        servers.find_engine()
 
 
 def test_ordinary_user_needs_unified_cgroups(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -107,3 +118,189 @@ def test_ordinary_user_needs_unified_cgroups(monkeypatch: pytest.MonkeyPatch) ->
     assert servers.why_not("podman") == (
         "podman can run systemd only for root here, because this machine has no unified cgroup v2"
     )
+    monkeypatch.setattr("os.geteuid", lambda: 0)
+    monkeypatch.setattr(servers, "run", lambda *command: Done(command, 0, "", ""))
+    assert servers.why_not("podman") is None
+
+
+def test_mirror_is_the_one_of_this_machine_s_apt(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert servers.mirror() == "http://mirror.example.org/debian"
+    monkeypatch.delenv("WSFLEET_MIRROR")
+    listed = [
+        "bookworm-security main http://security.example.com/debian",
+        "bookworm contrib http://contrib.example.com/debian",
+        "bookworm main http://deb.example.com/debian",
+    ]
+
+    def listing(lines: list[str]) -> None:
+        servers.mirror.cache_clear()
+        output = "".join(f"{line}\n" for line in lines)
+        monkeypatch.setattr(servers, "run", lambda *command: Done(command, 0, output, ""))
+
+    listing(listed)
+    assert servers.mirror() == "http://deb.example.com/debian"
+    listing(listed[:2])
+    with pytest.raises(ServersError, match="set WSFLEET_MIRROR"):
+        servers.mirror()
+
+
+class Containers:
+    """An engine's answers, by the words that a command begins with; `calls` are the commands."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+        self.calls: list[str] = []
+        self.answers: dict[str, tuple[int, str]] = {"exec": (0, "running\n")}
+        monkeypatch.setattr(servers, "run", self._run)
+        monkeypatch.setattr(servers, "CACHE", tmp_path)
+        monkeypatch.setattr(servers, "unified_cgroups", lambda: True)
+        monkeypatch.setattr("time.sleep", lambda _seconds: None)
+
+    def _run(self, _name: str, *words: str) -> Done:
+        line = " ".join(words)
+        self.calls.append(line)
+        answers = (answer for start, answer in self.answers.items() if line.startswith(start))
+        code, output = next(answers, (0, ""))
+        return Done(words, code, output, "")
+
+    def has(self, status: str, image: str, checkout: Path = servers.ROOT) -> None:
+        """Let the container be there."""
+        self.answers["container inspect"] = (0, f"{status} {servers.tag(image)} {checkout}\n")
+
+    def did(self, *words: str) -> list[str]:
+        """Commands that begin with one of the words."""
+        return [call for call in self.calls if call.split()[0] in words]
+
+
+@pytest.fixture
+def containers(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Containers:
+    return Containers(monkeypatch, tmp_path)
+
+
+HOST = Host("server12", "debian12", (8443,))
+
+
+def test_failed_command_of_the_engine_is_told_in_its_own_words(containers: Containers) -> None:
+    containers.answers["rm"] = (125, "no such container\n")
+    with pytest.raises(ServersError, match=r"^docker rm failed: no such container$"):
+        Engine("docker")("rm", "x")
+    assert Engine("docker")("rm", "x", check=False).returncode == 125
+
+
+@pytest.mark.parametrize(("unified", "call"), [(True, "ps"), (False, "--runtime runc ps")])
+def test_podman_takes_runc_only_where_crun_would_refuse(
+    containers: Containers, monkeypatch: pytest.MonkeyPatch, unified: bool, call: str
+) -> None:
+    monkeypatch.setattr(servers, "unified_cgroups", lambda: unified)
+    Engine("podman")("ps")
+    assert containers.calls == [call]
+
+
+def test_new_host_is_published_on_this_machine_only(containers: Containers) -> None:
+    containers.answers["container inspect"] = (1, "")
+    servers.start(Engine("podman"), "demo", HOST)
+    (made,) = containers.did("run")
+    published = [word for word in made.split() if word.startswith("--publish")]
+    assert published == ["--publish=127.0.0.1:8443:8443"]
+    assert f"--label=wsfleet.checkout={servers.ROOT}" in made
+    assert servers.tag("debian12") in made
+
+
+@pytest.mark.parametrize(
+    ("status", "image", "done"),
+    [("running", "debian12", []), ("exited", "debian12", ["start"]), ("running", "debian13", ["rm", "run"])],
+)
+def test_host_that_is_there_is_kept_started_or_replaced(
+    containers: Containers, status: str, image: str, done: list[str]
+) -> None:
+    containers.has(status, image)
+    servers.start(Engine("docker"), "demo", HOST)
+    assert [call.split()[0] for call in containers.did("rm", "run", "start")] == done
+
+
+def test_host_of_another_checkout_is_left_alone(containers: Containers) -> None:
+    containers.has("running", "debian13", Path("/elsewhere"))
+    message = "belongs to /elsewhere; remove it first: tools/servers.py down demo"
+    with pytest.raises(ServersError, match=message):
+        servers.start(Engine("docker"), "demo", HOST)
+    assert len(containers.calls) == 1
+
+
+def test_host_is_up_when_systemd_has_booted(containers: Containers, monkeypatch: pytest.MonkeyPatch) -> None:
+    containers.has("running", "debian12")
+    containers.answers["exec"] = (1, "degraded\n")
+    servers.start(Engine("docker"), "demo", HOST)
+    containers.answers |= {"exec": (1, "starting\n"), "logs": (0, "the last words")}
+    monkeypatch.setattr("time.monotonic", iter(range(0, 1000, 20)).__next__)
+    with pytest.raises(ServersError, match=r"did not boot within 60 s \(starting\):\nthe last words"):
+        servers.start(Engine("docker"), "demo", HOST)
+
+
+@pytest.mark.parametrize(("missing", "made"), [(1, ["network create wsfleet-demo"]), (0, [])])
+def test_fleet_has_one_network(
+    containers: Containers, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, missing: int, made: list[str]
+) -> None:
+    containers.has("running", "debian12")
+    containers.answers["network inspect"] = (missing, "")
+    monkeypatch.setattr(servers, "make_images", lambda *_: None)
+    servers.up(Engine("docker"), "demo", [HOST], tmp_path / "inventory.yml")
+    assert [call for call in containers.did("network") if "inspect" not in call] == made
+    assert "server12" in (tmp_path / "inventory.yml").read_text()
+
+
+@pytest.mark.parametrize(("engine", "rm"), [("podman", "rm --force --time=0"), ("docker", "rm --force")])
+def test_removed_fleet_leaves_nothing(containers: Containers, tmp_path: Path, engine: str, rm: str) -> None:
+    containers.answers["ps"] = (0, "wsfleet-demo-a\nwsfleet-demo-b\n")
+    for name in ("wsfleet-demo-a.pid", "wsfleet-other-a.pid"):
+        (tmp_path / name).touch()
+    servers.down(Engine(engine), "demo")
+    assert containers.did("rm") == [f"{rm} --volumes wsfleet-demo-a wsfleet-demo-b"]
+    assert containers.calls[-1] == "network rm wsfleet-demo"
+    assert [path.name for path in tmp_path.iterdir()] == ["wsfleet-other-a.pid"]
+
+
+def test_images_that_are_missing_are_built_one_process_at_a_time(
+    containers: Containers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[str] = []
+    monkeypatch.setattr(servers, "build", lambda _engine, image: done.append(image))
+    monkeypatch.setattr("fcntl.flock", lambda _file, _how: done.append("lock"))
+    servers.make_images(Engine("docker"), servers.IMAGES)
+    assert done == ["lock"]
+    containers.answers["image inspect"] = (1, "")
+    servers.make_images(Engine("docker"), ["client"])
+    assert done == ["lock", "lock", servers.CLIENT_BASE, "client"]
+
+
+def test_images_go_before_those_they_are_made_of(containers: Containers) -> None:
+    for image in servers.IMAGES:
+        containers.answers[f"images --quiet {servers.REPOSITORY}/{image}"] = (0, f"{image}-1\n{image}-1\n")
+    servers.clean(Engine("docker"))
+    assert containers.did("rmi")[0] == "rmi --force client-1"
+
+
+@pytest.mark.parametrize("code", [0, 1])
+def test_image_is_imported_or_its_build_says_why_not(
+    containers: Containers, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, code: int
+) -> None:
+    script = f'echo no such mirror; touch "$0"; exit {code}'
+    monkeypatch.setattr(servers, "tag", lambda image: f"the/{image}")
+    monkeypatch.setattr(servers, "recipe", lambda _image: ["sh", "-c", script, "the mirror"])
+    if code:
+        with pytest.raises(ServersError, match=r"(?s)could not make the image debian12; .*no such mirror"):
+            servers.build(Engine("docker"), "debian12")
+        assert containers.calls == []
+    else:
+        servers.build(Engine("docker"), "debian12")
+        (imported,) = containers.calls
+        assert imported.endswith(f"{tmp_path}/debian12.tar the/debian12")
+        assert 'CMD ["/sbin/init"]' in imported
+        assert not (tmp_path / "debian12.tar").exists()
+
+
+def test_failure_is_a_sentence_and_an_exit_status(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("WSFLEET_ENGINE", "lxc")
+    monkeypatch.setattr("sys.argv", ["servers.py", "engine"])
+    assert servers.main() == 1
+    assert capsys.readouterr().err.startswith("servers: WSFLEET_ENGINE is 'lxc'")
