@@ -55,7 +55,12 @@ def site(**inputs: Any) -> list[str]:
 
 def location(name: str, lines: list[str]) -> list[str]:
     """The directives of one location."""
-    start = lines.index(f"location {name} {{") + 1
+    return block(f"location {name}", lines)
+
+
+def block(name: str, lines: list[str]) -> list[str]:
+    """The directives of the first block of that name."""
+    start = lines.index(f"{name} {{") + 1
     depth, end = 1, start
     while depth:
         depth += lines[end].count("{") - lines[end].count("}")
@@ -85,7 +90,14 @@ def test_apps_on_tcp() -> None:
 
 def test_upgrade_is_passed_on_only_when_asked_for() -> None:
     lines = site()
-    assert "~*^HTTP/1\\.1:websocket$ websocket;" in lines
+    assert block("map $server_protocol:$http_upgrade $wsfleet_echo_upgrade", lines) == [
+        'default "";',
+        "~*^HTTP/1\\.1:websocket$ websocket;",
+    ]
+    assert block("map $wsfleet_echo_upgrade $wsfleet_echo_connection", lines) == [
+        "default close;",
+        "websocket upgrade;",
+    ]
     assert {
         "proxy_http_version 1.1;",
         "proxy_set_header Upgrade $wsfleet_echo_upgrade;",
@@ -103,7 +115,10 @@ def test_the_clients_address_is_overwritten() -> None:
 
 
 def test_a_failed_process_is_replaced_by_the_next() -> None:
-    assert "proxy_next_upstream error timeout http_502 http_503;" in site()
+    assert {
+        "proxy_next_upstream error timeout http_502 http_503;",
+        "proxy_next_upstream_timeout 10s;",
+    } <= set(site())
 
 
 def test_idle_connections_live_for_the_read_timeout() -> None:
@@ -116,11 +131,26 @@ def test_tls_intermediate() -> None:
         lines = directives(rendered[path])
         assert "ssl_protocols TLSv1.2 TLSv1.3;" in lines
         assert "ssl_ecdh_curve X25519:prime256v1:secp384r1;" in lines
-        assert "ssl_session_tickets off;" in lines
+        assert {
+            "ssl_prefer_server_ciphers off;",
+            "ssl_session_timeout 1d;",
+            "ssl_session_tickets off;",
+        } <= set(lines)
+        assert sum(line.startswith("ssl_session_cache shared:wsfleet_") for line in lines) == 1
         (ciphers,) = (line for line in lines if line.startswith("ssl_ciphers"))
         for cipher in ciphers.removeprefix("ssl_ciphers ").removesuffix(";").split(":"):
             assert cipher.startswith("ECDHE-")
             assert "GCM" in cipher or "CHACHA20-POLY1305" in cipher
+
+
+def test_the_certificate_and_the_names_are_those_given() -> None:
+    lines = site(
+        server_names=["a.example.org", "*.example.com"],
+        certificate="/etc/mine/chain.pem",
+        certificate_key="/etc/mine/key.pem",
+    )
+    assert {"ssl_certificate /etc/mine/chain.pem;", "ssl_certificate_key /etc/mine/key.pem;"} <= set(lines)
+    assert lines.count("server {") == lines.count("server_name a.example.org *.example.com;") == 2
 
 
 def test_tls_modern() -> None:
@@ -188,6 +218,23 @@ def test_room_for_the_clients_wanted() -> None:
     assert {"worker_connections 2512;", "worker_rlimit_nofile 3024;", "server_tokens off;"} <= set(lines)
 
 
+def test_what_nginx_conf_keeps_of_debians_own() -> None:
+    assert {
+        "user www-data;",
+        "worker_processes auto;",
+        "pid /run/nginx.pid;",
+        "include /etc/nginx/modules-enabled/*.conf;",
+        "include /etc/nginx/conf.d/*.conf;",
+        "include /etc/nginx/sites-enabled/*;",
+    } <= set(directives(files()["nginx.conf"]))
+
+
+def test_long_names_and_origins_fit() -> None:
+    assert {"server_names_hash_bucket_size 128;", "map_hash_bucket_size 128;"} <= set(
+        directives(files()["nginx.conf"])
+    )
+
+
 def test_debians_default_site_makes_way() -> None:
     assert files()["sites-enabled/default"] is None
 
@@ -216,7 +263,7 @@ def test_beside_the_hosts_own_configuration() -> None:
             "ssl_session_cache",
         ):
             assert "wsfleet_chat" in line
-    assert "server_tokens off;" in lines
+    assert lines.count("server {") == lines.count("server_tokens off;") == 2
 
 
 def test_limits_are_off_unless_asked_for() -> None:
@@ -225,9 +272,14 @@ def test_limits_are_off_unless_asked_for() -> None:
         connections_per_address=20, handshakes_per_second_per_address=5, origins=["https://example.com", ""]
     )
     assert {"limit_conn wsfleet_echo_connections 20;", "limit_conn_status 429;"} <= set(lines)
+    assert "limit_conn_zone $binary_remote_addr zone=wsfleet_echo_connections:10m;" in lines
     assert "limit_req_zone $binary_remote_addr zone=wsfleet_echo_handshakes:10m rate=5r/s;" in lines
     assert {"limit_req zone=wsfleet_echo_handshakes burst=5 nodelay;", "limit_req_status 429;"} <= set(lines)
-    assert {'"https://example.com" 1;', '"" 1;'} <= set(lines)
+    assert block("map $http_origin $wsfleet_echo_origin", lines) == [
+        "default 0;",
+        '"https://example.com" 1;',
+        '"" 1;',
+    ]
     assert location("/", lines)[:3] == ["if ($wsfleet_echo_origin = 0) {", "return 403;", "}"]
 
 
@@ -236,7 +288,11 @@ def test_slow_and_large_handshakes_are_cut() -> None:
     for path in (SITE, "nginx.conf"):
         lines = set(directives(rendered[path]))
         assert {"client_header_timeout 7s;", "large_client_header_buffers 4 8k;"} <= lines
-    assert {"client_max_body_size 1k;", "proxy_pass_request_body off;"} <= set(site())
+    assert {
+        "client_max_body_size 1k;",
+        "proxy_pass_request_body off;",
+        'proxy_set_header Content-Length "";',
+    } <= set(site())
 
 
 def test_health_is_public_and_the_rest_private() -> None:
@@ -251,6 +307,8 @@ def test_health_is_public_and_the_rest_private() -> None:
     ]
     refuse = ["return 404;", "}"]
     assert location("= /healthz", lines)[:3] == ['if ($wsfleet_echo_healthz = "") {', *refuse]
+    for path in ("/healthz", "/readyz", "/metrics"):
+        assert "access_log off;" in location(f"= {path}", lines)
     for path in ("/readyz", "/metrics"):
         assert location(f"= {path}", lines)[:3] == ['if ($wsfleet_echo_private = "") {', *refuse]
 
@@ -267,6 +325,7 @@ def test_requests_are_held_while_no_process_is_there() -> None:
         again = [f"error_page 502 = @hold_{n + 1};"] if n < 5 else []
         assert location(f"@try_{n}", lines) == [*again, "proxy_pass http://wsfleet_echo;"]
     assert location("= /wsfleet-hold", lines) == ["internal;", "return 401;"]
+    assert "recursive_error_pages on;" in lines
 
 
 def test_nothing_is_held_when_that_is_off() -> None:
