@@ -73,6 +73,12 @@ options:
     type: list
     elements: path
     default: []
+  pid_file:
+    description:
+      - PID file of the program that reads the configuration.
+      - When it runs, and one of the files, or one of O(needs), is newer than the newest of its processes, then the task
+        is changed although the files aren't, so that a reload that a run was killed before is caught up on.
+    type: path
 attributes:
   check_mode:
     description: Says what would change and validates it; changes nothing.
@@ -106,6 +112,12 @@ EXAMPLES = r"""
 """
 
 RETURN = r"""
+unread:
+  description: Absolute paths of files that the program of O(pid_file) hadn't read before this task, sorted.
+  type: list
+  elements: str
+  returned: success
+  sample: [/etc/wsfleet/echo/tls/fullchain.pem]
 files:
   description: Absolute paths of the files that changed, sorted.
   type: list
@@ -125,6 +137,7 @@ validated:
 """
 
 import shutil
+import time
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
@@ -135,6 +148,7 @@ from ansible_collections.wsfleet.websockets.plugins.module_utils.config_set impo
     ConfigSet,
     Node,
 )
+from ansible_collections.wsfleet.websockets.plugins.module_utils.process import Kernel
 
 
 def wanted_nodes(files: list[dict[str, str | None]]) -> dict[str, Node]:
@@ -172,6 +186,20 @@ def missing(root: Path, command: str, needs: list[str]) -> str | None:
     return None
 
 
+def unread(pid_file: str | None, paths: list[Path]) -> list[str]:
+    """Return those of the paths that are newer than the newest process of the program, which is when it read them."""
+    try:
+        main = int(Path(pid_file or "").read_text())
+    except (OSError, ValueError):
+        return []  # it doesn't run
+    kernel = Kernel()
+    ages = [kernel.age(pid) for pid in kernel.pids() if main in (pid, kernel.parent(pid))]
+    if not any(ages):
+        return []
+    read = time.time() - min(filter(None, ages))
+    return sorted(str(path) for path in paths if path.exists() and path.stat().st_mtime > read)
+
+
 def diff(root: Path, changes: Changes) -> list[dict[str, str]]:
     """The changes as Ansible shows them."""
     return [
@@ -201,6 +229,7 @@ def main() -> None:
             "validate": {"type": "list", "elements": "str", "required": True},
             "refuse": {"type": "list", "elements": "str", "default": []},
             "needs": {"type": "list", "elements": "path", "default": []},
+            "pid_file": {"type": "path"},
         },
         supports_check_mode=True,
     )
@@ -213,6 +242,8 @@ def main() -> None:
         config = ConfigSet(root, module.params["name"])
         changes = config.changes(wanted)
         obstacle = missing(root, command[0], module.params["needs"])
+        reads = [*(root / path for path in wanted), *map(Path, module.params["needs"])]
+        missed = unread(module.params["pid_file"], reads)
         if changes and obstacle is None:
             config.validate(changes, command, module.params["refuse"])
         elif changes and not module.check_mode:
@@ -222,9 +253,10 @@ def main() -> None:
     except ConfigError as error:
         module.fail_json(msg=str(error))
     module.exit_json(
-        changed=bool(changes),
+        changed=bool(changes or missed),
         diff=diff(root, changes),
         files=[str(root / path) for path in changes],
+        unread=missed,
         others=config.others(),
         validated=bool(changes) and obstacle is None,
     )

@@ -6,6 +6,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import time
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -135,3 +138,40 @@ def test_a_warning_to_refuse_is_a_refusal(host: Host) -> None:
 def test_others_are_named(host: Host) -> None:
     host.run({"path": "site", "content": "good\n"}, name="chat")
     assert host.run({"path": "site2", "content": "good\n"})["others"] == ["chat"]
+
+
+@pytest.mark.parametrize("where", ["site", "certificate"])
+def test_says_what_a_running_program_has_not_read(host: Host, tmp_path: Path, where: str) -> None:
+    certificate = tmp_path / "certificate"
+    certificate.write_text("good\n")
+    site = {"path": "site", "content": "good\n"}
+    with subprocess.Popen(["sleep", "60"]) as program:
+        try:
+            (tmp_path / "pid").write_text(str(program.pid))
+            options = {"needs": [str(certificate)], "pid_file": str(tmp_path / "pid")}
+            host.run(site, **options)
+            paths = {"site": host.root / "site", "certificate": certificate}
+            for path in paths.values():
+                os.utime(path, (0, 0))
+            again = host.run(site, **options)
+            assert (again["changed"], again["unread"]) == (False, [])
+            os.utime(paths[where])
+            missed = host.run(site, **options)
+            assert (missed["changed"], missed["files"], missed["unread"]) == (True, [], [str(paths[where])])
+        finally:
+            program.kill()
+    assert not host.run(site, **options)["changed"], "it doesn't run any more"
+
+
+def test_what_the_newest_child_has_read_was_read(host: Host, tmp_path: Path) -> None:
+    site = {"path": "site", "content": "good\n"}
+    options = {"pid_file": str(tmp_path / "pid")}
+    host.run(site, **options)
+    with subprocess.Popen(["sh", "-c", "sleep 1.5; sleep 60 & wait"]) as program:
+        (tmp_path / "pid").write_text(str(program.pid))
+        time.sleep(0.5)
+        os.utime(host.root / "site")
+        assert host.run(site, **options)["changed"]
+        time.sleep(2)
+        assert not host.run(site, **options)["changed"]
+        subprocess.run(["pkill", "--parent", str(program.pid)], check=False)
