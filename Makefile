@@ -1,6 +1,7 @@
 # What people type. `make` alone lists it.
 PYTHON ?= python3
 SCENARIO ?=
+BENCH ?=
 VENV := $(CURDIR)/.venv
 export PATH := $(VENV)/bin:$(PATH)
 export PYTHON
@@ -9,7 +10,7 @@ DEMO_HOSTS := server12=debian12:8012:8412 server13=debian13:8013:8413
 LINK := .ansible/collections/ansible_collections/wsfleet/websockets
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
-.PHONY: help setup venv images demo demo-down test test-unit lint scenarios lock clean
+.PHONY: help setup venv images demo demo-down test test-unit lint scenarios bench lock clean
 
 help: ## List what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -58,6 +59,9 @@ lint: venv ## Run linters and type checks
 
 scenarios: setup ## Run the Molecule scenarios, or one: make scenarios SCENARIO=default
 	@python tools/test.py scenarios $(SCENARIO)
+
+bench: setup ## Measure changes beside the usual recipe, or one part: make bench BENCH=load
+	@python -m tools.bench $(BENCH)
 
 lock: venv ## Write requirements.txt anew from requirements.in
 	@uv pip compile --quiet --universal --generate-hashes --python-version 3.11 --no-emit-index-url \

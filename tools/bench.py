@@ -1,0 +1,372 @@
+#!/usr/bin/env python
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Measure what clients see of changes, beside the usual recipe, and how long an upgrade takes.
+
+    python -m tools.bench                 everything
+    python -m tools.bench load            what clients see
+    python -m tools.bench hosts           how long an upgrade of 1, 2 and 4 servers takes
+    python -m tools.bench results         nothing, but write the figures again
+
+Makes servers of its own and removes them at the end. The figures go to bench/RESULTS.md and README.md, between markers;
+build/bench keeps them, with the page and the JSON file of each proof and the logs. The exit status is 1 if something
+failed, or if one of our changes broke a promise; the usual recipe may.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import os
+import platform
+import re
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from typing import Any
+
+from tools import servers
+from tools.servers import ROOT, Host
+
+BENCH = ROOT / "bench"
+BUILD = ROOT / "build" / "bench"
+FIGURES = BUILD / "figures.json"
+INVENTORY = BUILD / "servers.yml"
+FLEET = "bench"
+SERVERS = [Host(f"server{number}", f"debian{13 - number % 2}", ()) for number in (1, 2, 3, 4)]
+CLIENT = Host("client", "client", ())
+TAIL = 30  # lines of a log to show
+
+TRUST = "molecule/shared/trust.yml"
+SITE = "playbooks/site.yml"
+DEPLOY = "playbooks/deploy.yml"
+ROLLBACK = "playbooks/rollback.yml"
+SCALE = "playbooks/scale.yml"
+
+Proof = Mapping[str, Any]  # what ws_report writes
+
+
+class BenchError(Exception):
+    """There are no figures; the text says why."""
+
+
+@dataclass(frozen=True)
+class Change:
+    """A playbook that runs while clients watch. Its variables stay for the changes after it."""
+
+    name: str
+    title: str
+    playbook: str
+    variables: Mapping[str, Any] = field(default_factory=dict)
+
+
+FIRST = {"ws_app_version": "v1"}
+UPGRADE = Change("upgrade", "upgrade", DEPLOY, {"ws_app_version": "v2"})
+USUAL = Change("usual", "**usual recipe**, restart", "bench/usual.yml")
+CHANGES = [
+    UPGRADE,
+    Change("rollback", "rollback", ROLLBACK, FIRST),
+    Change("settings", "settings", SITE, {"ws_app_max_size": 65536}),
+    Change("certificate", "certificate", SITE, {"ws_tls_days": 90, "ws_tls_renew_days": 89}),
+    Change("scale_up", "scale, 4 to 6", SCALE, {"ws_supervisor_processes": 6}),
+    Change("scale_down", "scale, 6 to 3", SCALE, {"ws_supervisor_processes": 3}),
+    USUAL,
+]
+
+ONE, ALL = "1", "100%"  # ws_serial
+UPGRADES = [(1, ALL), (2, ONE), (2, ALL), (4, ONE), (4, ALL)]  # servers, and how many at a time
+REPEATS = 3
+
+
+# --- measure ----------------------------------------------------------------------------------------------
+
+
+def say(text: str) -> None:
+    print(text, flush=True)
+
+
+def play(name: str, playbook: str, hosts: Sequence[Host], variables: Mapping[str, Any], *more: str) -> float:
+    """Run a playbook, its output into a log, and return the seconds it took."""
+    log = BUILD / f"{name}.log"
+    paths = {"ws_tls_ca_folder": str(BUILD / "tls"), "ws_prove_folder": str(BUILD)}
+    command = ["ansible-playbook", f"--inventory={BENCH / 'hosts.yml'}", f"--inventory={INVENTORY}"]
+    command += [f"--limit={','.join(host.name for host in hosts)}"]
+    command += [f"--extra-vars={json.dumps({**paths, **variables})}", *more, playbook]
+    began = time.monotonic()
+    with log.open("w") as output:
+        done = subprocess.run(
+            command,
+            cwd=ROOT,
+            env=os.environ | {"ANSIBLE_NOCOLOR": "1"},
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            check=False,
+        )
+    if done.returncode:
+        tail = "\n".join(log.read_text().splitlines()[-TAIL:])
+        raise BenchError(f"{playbook} failed; the end of {log}:\n{tail}")
+    return time.monotonic() - began
+
+
+def watch(change: Change, hosts: Sequence[Host], variables: Mapping[str, Any]) -> Proof:
+    """Make a change while clients watch, and return what they saw, also when a promise was broken."""
+    path = BUILD / f"{change.name}.json"
+    path.unlink(missing_ok=True)
+    try:
+        play(
+            change.name,
+            change.playbook,
+            hosts,
+            {**variables, "ws_prove": True, "ws_prove_title": change.name},
+        )
+    except BenchError:
+        if not (path.exists() and json.loads(path.read_text())["broken"]):
+            raise
+    proof: Proof = json.loads(path.read_text())
+    return {name: value for name, value in proof.items() if name != "series"}
+
+
+def measure_load(hosts: Sequence[Host], rate: float, held: int) -> dict[str, Any]:
+    """Return what clients saw of each change, by its name."""
+    variables = {"ws_app_version": "v1", "ws_prove_rate": rate, "ws_prove_held": held}
+    say("first deployment")
+    play("site", SITE, hosts, variables)
+    play("trust", TRUST, [CLIENT], {})
+    proofs = {}
+    for change in CHANGES:
+        variables |= change.variables
+        say(change.title)
+        proofs[change.name] = proof = watch(change, hosts, variables)
+        say(f"  {proof['totals']['failed']:,} of {proof['totals']['attempts']:,} handshakes failed")
+    return {"proofs": proofs}
+
+
+def measure_hosts(hosts: Sequence[Host]) -> dict[str, Any]:
+    """Return the seconds that upgrades took, by number of servers and how many of them at a time."""
+    say("first deployment")
+    play("site", SITE, hosts, {"ws_app_version": "v0"})
+    upgrades = []
+    versions = (f"v{number}" for number in itertools.count(1))
+    for count, batch in UPGRADES:
+        say(f"upgrade of {count}, {batch} at a time")
+        seconds = []
+        for app_version in itertools.islice(versions, REPEATS):
+            variables = {"ws_app_version": app_version, "ws_serial": batch}
+            # In check mode the controller collects the release, so that this isn't measured.
+            play("deploy-check", DEPLOY, hosts[:count], variables, "--check")
+            seconds.append(round(play("deploy", DEPLOY, hosts[:count], variables), 1))
+        say(f"  {statistics.median(seconds):.0f} s")
+        upgrades.append({"servers": count, "batch": batch, "seconds": seconds})
+    return {"upgrades": upgrades}
+
+
+def describe(engine: servers.Engine, hosts: Sequence[Host], load: float) -> dict[str, Any]:
+    """Return when, on what and of what the figures are."""
+    script = (
+        'printf "Debian %s: " "$(cat /etc/debian_version)";'
+        "dpkg-query --show --showformat='${Package} ${Version}\n' nginx supervisor python3 | paste -sd,"
+    )
+    lock = (ROOT / "app" / "requirements.txt").read_text()
+    revision = servers.run("git", "-C", str(ROOT), "describe", "--always", "--dirty").stdout.strip()
+    return {
+        "date": time.strftime("%Y-%m-%d"),
+        "revision": revision,
+        "load": round(load, 1),
+        "cores": os.cpu_count(),
+        "memory": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+        "kernel": f"{platform.system()} {platform.release()}",
+        "engine": engine.name,
+        "controller": [f"Python {platform.python_version()}", f"ansible-core {version('ansible-core')}"],
+        "library": re.findall(r"^websockets==(\S+)", lock, re.MULTILINE)[0],
+        "servers": [
+            engine("exec", servers.container(FLEET, host.name), "sh", "-c", script).stdout.strip()
+            for host in hosts[:2]  # the others are like these
+        ],
+    }
+
+
+def measure(name: str, rate: float, held: int) -> dict[str, Any]:
+    """Measure on servers made for it."""
+    load = os.getloadavg()[0]
+    engine = servers.find_engine()
+    hosts = SERVERS[: 2 if name == "load" else max(count for count, _batch in UPGRADES)]
+    try:
+        servers.up(engine, FLEET, [*hosts, CLIENT], INVENTORY)
+        figures = measure_load(hosts, rate, held) if name == "load" else measure_hosts(hosts)
+        return {**figures, "about": describe(engine, hosts, load)}
+    finally:
+        servers.down(engine, FLEET)
+
+
+# --- write ------------------------------------------------------------------------------------------------
+
+HEAD = [
+    "change",
+    "handshakes",
+    "failed",
+    "closes",
+    "before",
+    "during",
+    "after",
+    "reconnect",
+    "longest wait",
+    "seconds",
+]
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    """Return a Markdown table; all columns but the first are numbers."""
+    lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
+    return [f"| {' | '.join(line)} |" for line in lines]
+
+
+def milliseconds(quantiles: Mapping[str, float] | None, name: str) -> str:
+    return f"{quantiles[name]:,.0f}" if quantiles else ""
+
+
+def row(change: Change, proof: Proof) -> list[str]:
+    """Return a change's row of the table."""
+    totals = proof["totals"]
+    phases = {phase["phase"]: phase["handshake_ms"] for phase in proof["phases"]}
+    phases.setdefault("during", phases.get("all the time"))  # the change has no marks
+    times = {mark["kind"]: mark["time"] for mark in proof["marks"]}
+    return [
+        change.title,
+        f"{totals['attempts']:,}",
+        f"{totals['failed']:,}",
+        ", ".join(f"{close['code']}: {close['count']:,}" for close in totals["closes"]) or "none",
+        *(milliseconds(phases.get(name), "p99") for name in ("before", "during", "after")),
+        milliseconds(totals["reconnect_ms"], "p99"),
+        f"{totals['longest_wait_ms']:,.0f}",
+        f"{times['end'] - times['begin']:.0f}" if "end" in times else "",
+    ]
+
+
+def load_lines(figures: Mapping[str, Any]) -> Iterator[str]:
+    """Yield what clients saw, as Markdown."""
+    changes = [(change, figures["proofs"][change.name]) for change in CHANGES]
+    proofs = [proof for _change, proof in changes]
+    yield (
+        f"{proofs[0]['rate']:g} handshakes per second and {proofs[0]['held']:,} connections held, "
+        f"over {len(proofs[0]['servers'])} servers. Times in milliseconds, p99 of the handshakes that succeeded."
+    )
+    yield ""
+    yield from table(HEAD, (row(*change) for change in changes))
+    yield ""
+    for change, proof in changes:
+        for sentence in [*proof["broken"], *proof["notes"]]:
+            yield f"- {change.title}: {sentence}"
+    if not any(proof["notes"] for proof in proofs):
+        yield "- The clients were never late, so these figures are the servers'."
+    yield ""
+    yield from about_lines(figures["about"])
+
+
+def hosts_lines(figures: Mapping[str, Any]) -> Iterator[str]:
+    """Yield how long upgrades take, as Markdown."""
+    yield f"Seconds from command to prompt, median and range of {REPEATS}."
+    yield ""
+    cells = {
+        (upgrade["servers"], upgrade["batch"]): (
+            f"{statistics.median(upgrade['seconds']):.0f} "
+            f"({min(upgrade['seconds']):.0f} to {max(upgrade['seconds']):.0f})"
+        )
+        for upgrade in figures["upgrades"]
+    }
+    counts = dict.fromkeys(count for count, _batch in cells)
+    rows = [[str(count), *(cells.get((count, batch), "") for batch in (ONE, ALL))] for count in counts]
+    yield from table(["servers", "one at a time", "all at once"], rows)
+    yield ""
+    yield from about_lines(figures["about"])
+
+
+def about_lines(about: Mapping[str, Any]) -> Iterator[str]:
+    """Yield when, on what and of what the figures are."""
+    yield (
+        f"Measured on {about['date']} at {about['revision']}, everything on one machine: {about['cores']} cores, "
+        f"{about['memory'] / 2**30:.0f} GiB, {about['kernel']}, {about['engine']}; "
+        f"load average before {about['load']:g}. "
+        f"Servers: {'; '.join(about['servers']).replace(',', ', ')}; websockets {about['library']}. "
+        f"Controller: {', '.join(about['controller'])}."
+    )
+
+
+def readme_lines(figures: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the lines of the top README.md."""
+    ours, usual = (figures["proofs"][change.name] for change in (UPGRADE, USUAL))
+    yield (
+        f"An upgrade under {ours['rate']:g} handshakes per second and {ours['held']:,} held connections: "
+        f"{share(ours)} handshakes failed. Restarting the processes one after the other behind nginx's defaults, "
+        f"same servers, same load: {share(usual)}. [All figures](bench/RESULTS.md), by `make bench`."
+    )
+
+
+def share(proof: Proof) -> str:
+    """Return how many handshakes failed of those that began during the change."""
+    during = next(phase for phase in proof["phases"] if phase["phase"] == "during")
+    percent = f" ({during['failed'] / during['attempts']:.0%})" if during["failed"] else ""
+    return f"{during['failed']:,} of {during['attempts']:,}{percent}"
+
+
+def put(text: str, name: str, lines: Iterable[str]) -> str:
+    """Return the text with these lines between its markers."""
+    begin, end = f"<!-- begin {name} -->\n", f"<!-- end {name} -->"
+    before, found, rest = text.partition(begin)
+    _old, closed, after = rest.partition(end)
+    if not (found and closed):
+        raise BenchError(f"There is no place between '{begin.strip()}' and '{end}'.")
+    return "".join([before, begin, *(f"{line}\n" for line in lines), end, after])
+
+
+def write_results(figures: Mapping[str, Any]) -> None:
+    """Write the figures to where people read them."""
+    for file, name, part, lines in PLACES:
+        if part in figures:
+            path = ROOT / file
+            path.write_text(put(path.read_text(), name, lines(figures[part])))
+            say(f"written: {file}, {name}")
+
+
+# File, name of the markers, part of the figures, and what makes lines of it.
+PLACES: list[tuple[str, str, str, Callable[[Mapping[str, Any]], Iterator[str]]]] = [
+    ("bench/RESULTS.md", "load", "load", load_lines),
+    ("bench/RESULTS.md", "hosts", "hosts", hosts_lines),
+    ("README.md", "bench", "load", readme_lines),
+]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "part", nargs="?", choices=["load", "hosts", "results"], help="default: load and hosts"
+    )
+    parser.add_argument("--rate", type=float, default=200, help="handshakes per second (default: 200)")
+    parser.add_argument("--held", type=int, default=1000, help="connections held (default: 1000)")
+    arguments = parser.parse_args()
+    parts = {None: ["load", "hosts"], "results": []}.get(arguments.part, [arguments.part])
+    BUILD.mkdir(parents=True, exist_ok=True)
+    try:
+        figures = json.loads(FIGURES.read_text()) if FIGURES.exists() else {}
+        for part in parts:
+            figures[part] = measure(part, arguments.rate, arguments.held)
+            FIGURES.write_text(json.dumps(figures, indent=1) + "\n")
+        write_results(figures)
+    except (BenchError, servers.ServersError) as error:
+        print(f"bench: {error}", file=sys.stderr)
+        return 1
+    proofs = figures["load"]["proofs"] if "load" in parts else {}
+    broken = [name for name, proof in proofs.items() if proof["broken"] and name != USUAL.name]
+    for name in broken:
+        print(f"bench: {name} broke a promise: {' '.join(proofs[name]['broken'])}", file=sys.stderr)
+    return 1 if broken else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
