@@ -30,8 +30,9 @@ from importlib.metadata import version
 from typing import Any
 
 from tools import servers
-from tools.servers import ROOT, Host
+from tools.servers import Host
 
+ROOT = servers.ROOT
 BENCH = ROOT / "bench"
 BUILD = ROOT / "build" / "bench"
 FIGURES = BUILD / "figures.json"

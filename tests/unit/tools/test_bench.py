@@ -1,0 +1,332 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What tools/bench.py makes of proofs, and what it does when a run fails, without running a container."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tools import bench, servers
+from tools.bench import BenchError, Change
+from tools.servers import Engine, Host
+
+ABOUT = {
+    "date": "2026-01-02",
+    "revision": "abc1234",
+    "load": 0.4,
+    "cores": 2,
+    "memory": 8 * 2**30,
+    "kernel": "Linux 6.1",
+    "engine": "podman",
+    "controller": ["Python 3.11.2", "ansible-core 2.19.0"],
+    "library": "17.4",
+    "servers": ["Debian 12.1: nginx 1.22,supervisor 4.2", "Debian 13.1: nginx 1.26,supervisor 4.2"],
+}
+PROOF: dict[str, Any] = {
+    "rate": 200.0,
+    "held": 1000,
+    "servers": ["server1", "server2"],
+    "marks": [{"kind": "begin", "time": 100.0}, {"kind": "switch", "time": 101.0}, {"kind": "end", "time": 130.6}],
+    "phases": [
+        {"phase": "before", "attempts": 1600, "failed": 0, "handshake_ms": {"p50": 3.0, "p99": 9.6, "max": 11.0}},
+        {"phase": "during", "attempts": 6000, "failed": 0, "handshake_ms": {"p50": 4.0, "p99": 1234.5, "max": 1500.0}},
+        {"phase": "after", "attempts": 500, "failed": 0, "handshake_ms": None},
+    ],
+    "totals": {
+        "attempts": 8100,
+        "failed": 0,
+        "closes": [{"code": 1001, "reason": "", "count": 1000}, {"code": 1006, "reason": "", "count": 2}],
+        "reconnect_ms": {"p50": 5.0, "p99": 21.2, "max": 30.0},
+        "longest_wait_ms": 1500.4,
+    },
+    "broken": [],
+    "notes": [],
+}  # fmt: skip
+
+
+def proof(**changes: Any) -> dict[str, Any]:
+    return {**copy.deepcopy(PROOF), **changes}
+
+
+def figures(**proofs: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the figures of a run in which all was well but for these proofs."""
+    names = [change.name for change in bench.CHANGES]
+    return {"proofs": {name: proofs.get(name, proof()) for name in names}, "about": ABOUT}
+
+
+LOST = proof(
+    phases=[{"phase": "during", "attempts": 4000, "failed": 1000, "handshake_ms": None}],
+    broken=["1,000 of 4,000 handshakes failed: HTTP 502 (1,000)."],
+)
+
+
+# --- write ------------------------------------------------------------------------------------------------
+
+
+def test_row_of_a_change() -> None:
+    assert bench.row(bench.UPGRADE, PROOF) == [
+        "upgrade", "8,100", "0", "1001: 1,000, 1006: 2", "10", "1,234", "", "21", "1,500", "31",
+    ]  # fmt: skip
+
+
+def test_row_of_a_change_without_marks_and_closes() -> None:
+    phases = [
+        {"phase": "all the time", "attempts": 9, "failed": 0, "handshake_ms": {"p50": 1, "p99": 7, "max": 8}}
+    ]
+    totals = {**PROOF["totals"], "closes": [], "reconnect_ms": None}
+    assert bench.row(bench.UPGRADE, proof(phases=phases, marks=[], totals=totals))[3:] == [
+        "none", "", "7", "", "", "1,500", "",
+    ]  # fmt: skip
+
+
+def test_every_row_of_the_tables_has_a_cell_for_each_column() -> None:
+    upgrades = [{"servers": 1, "batch": bench.ALL, "seconds": [30.0]}]
+    for lines in (
+        [*bench.load_lines(figures())],
+        [*bench.hosts_lines({"upgrades": upgrades, "about": ABOUT})],
+    ):
+        assert len({line.count("|") for line in lines if line.startswith("|")}) == 1
+
+
+def test_load_says_what_was_broken_and_which_figures_are_in_doubt() -> None:
+    late = proof(notes=["The clients' own machine was too busy."])
+    lines = list(bench.load_lines(figures(usual=LOST, rollback=late)))
+    assert lines[0].startswith("200 handshakes per second and 1,000 connections held, over 2 servers.")
+    assert f"- {bench.USUAL.title}: 1,000 of 4,000 handshakes failed: HTTP 502 (1,000)." in lines
+    assert "- rollback: The clients' own machine was too busy." in lines
+    assert not any("never late" in line for line in lines)
+    assert any("never late" in line for line in bench.load_lines(figures(usual=LOST)))
+
+
+def test_hosts() -> None:
+    upgrades = [
+        {"servers": 1, "batch": bench.ALL, "seconds": [31.4, 29.6, 30.2]},
+        {"servers": 4, "batch": bench.ONE, "seconds": [80.0]},
+        {"servers": 4, "batch": bench.ALL, "seconds": [50.0, 60.0]},
+    ]
+    lines = list(bench.hosts_lines({"upgrades": upgrades, "about": ABOUT}))
+    assert lines[4:6] == ["| 1 |  | 30 (30 to 31) |", "| 4 | 80 (80 to 80) | 55 (50 to 60) |"]
+
+
+def test_about() -> None:
+    (line,) = bench.about_lines(ABOUT)
+    assert line == (
+        "Measured on 2026-01-02 at abc1234, everything on one machine: 2 cores, 8 GiB, Linux 6.1, podman; "
+        "load average before 0.4. Servers: Debian 12.1: nginx 1.22, supervisor 4.2; "
+        "Debian 13.1: nginx 1.26, supervisor 4.2; websockets 17.4. Controller: Python 3.11.2, ansible-core 2.19.0."
+    )
+
+
+def test_readme_has_both_figures() -> None:
+    (line,) = bench.readme_lines(figures(usual=LOST))
+    assert "0 of 6,000 handshakes failed." in line
+    assert "1,000 of 4,000 (25%)." in line
+
+
+def test_put_replaces_what_is_between_the_markers() -> None:
+    text = "a\n<!-- begin x -->\nold\n<!-- end x -->\nb\n"
+    new = bench.put(text, "x", ["1", "2"])
+    assert new == "a\n<!-- begin x -->\n1\n2\n<!-- end x -->\nb\n"
+    assert bench.put(new, "x", ["1", "2"]) == new
+
+
+@pytest.mark.parametrize("text", ["", "<!-- begin x -->\n", "<!-- end x -->\n<!-- begin x -->\n"])
+def test_put_refuses_a_text_without_markers(text: str) -> None:
+    with pytest.raises(BenchError, match="no place between '<!-- begin x -->' and '<!-- end x -->'"):
+        bench.put(text, "x", [])
+
+
+def test_there_is_a_place_for_everything() -> None:
+    for file, name, _part, _lines in bench.PLACES:
+        assert bench.put((bench.ROOT / file).read_text(), name, [])
+
+
+# --- measure ----------------------------------------------------------------------------------------------
+
+
+def test_every_playbook_exists_and_every_file_has_a_name_of_its_own() -> None:
+    for change in bench.CHANGES:
+        assert (bench.ROOT / change.playbook).is_file()
+    assert len({change.name for change in bench.CHANGES}) == len(bench.CHANGES)
+
+
+@pytest.fixture
+def build(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    monkeypatch.setattr(bench, "BUILD", tmp_path)
+    monkeypatch.setattr(bench, "FIGURES", tmp_path / "figures.json")
+    return tmp_path
+
+
+def ansible(monkeypatch: pytest.MonkeyPatch, folder: Path, script: str) -> None:
+    """Have a script run instead of ansible-playbook."""
+    program = folder / "ansible-playbook"
+    program.write_text(f"#!/bin/sh\n{script}\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}:/usr/bin:/bin")
+
+
+HOSTS = [Host("server1", "debian12", ()), Host("server2", "debian13", ())]
+CHANGE = Change("change", "a change", "change.yml")
+
+
+def test_play_is_limited_to_the_hosts_and_shows_the_end_of_its_log(
+    build: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ansible(monkeypatch, build, 'echo "$@"; echo much; echo went wrong >&2; exit 2')
+    with pytest.raises(BenchError, match=r"change\.yml failed; the end of .*name\.log:\n(.|\n)*went wrong"):
+        bench.play("name", "change.yml", HOSTS, {"a": [1]}, "--check")
+    log = (build / "name.log").read_text()
+    assert "--limit=server1,server2 " in log
+    assert f'"ws_prove_folder": "{build}", "a": [1]}} --check change.yml' in log
+
+
+@pytest.mark.parametrize("status", [0, 2])
+def test_broken_promise_is_a_figure(build: Path, monkeypatch: pytest.MonkeyPatch, status: int) -> None:
+    (build / "written").write_text(json.dumps({**LOST, "series": [1, 2]}))
+    ansible(monkeypatch, build, f"cp {build}/written {build}/change.json; exit {status}")
+    assert bench.watch(CHANGE, HOSTS, {}) == LOST
+
+
+@pytest.mark.parametrize("written", [None, PROOF])
+def test_failure_for_another_reason_is_none(
+    build: Path, monkeypatch: pytest.MonkeyPatch, written: Mapping[str, Any] | None
+) -> None:
+    (build / "change.json").write_text(json.dumps({**LOST, "series": []}))  # of an earlier run
+    if written:
+        (build / "written").write_text(json.dumps(written))
+    ansible(monkeypatch, build, f"cp {build}/written {build}/change.json; exit 2")
+    with pytest.raises(BenchError, match=r"change\.yml failed"):
+        bench.watch(CHANGE, HOSTS, {})
+
+
+def test_a_change_stays_for_those_after_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    watched = {}
+
+    def watch(change: Change, hosts: Sequence[Host], variables: Mapping[str, Any]) -> bench.Proof:
+        watched[change.name] = dict(variables)
+        return PROOF
+
+    monkeypatch.setattr(bench, "watch", watch)
+    monkeypatch.setattr(bench, "play", lambda *_: 1.0)
+    measured = bench.measure_load(HOSTS, 50, 100)
+    assert list(measured["proofs"]) == [change.name for change in bench.CHANGES]
+    assert watched["upgrade"] == {"ws_app_version": "v2", "ws_prove_rate": 50, "ws_prove_held": 100}
+    assert watched["scale_down"] == {
+        "ws_app_version": "v1",
+        "ws_prove_rate": 50,
+        "ws_prove_held": 100,
+        "ws_app_max_size": 65536,
+        "ws_tls_days": 90,
+        "ws_tls_renew_days": 89,
+        "ws_supervisor_processes": 3,
+    }
+
+
+def test_each_upgrade_is_to_another_version_that_is_collected_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    played: list[tuple[Any, ...]] = []
+
+    def play(
+        name: str, playbook: str, hosts: Sequence[Host], variables: Mapping[str, Any], *more: str
+    ) -> float:
+        if playbook == bench.DEPLOY:
+            played.append((variables["ws_app_version"], len(hosts), variables["ws_serial"], *more))
+        return 100.0 if more else 10.0 * len(hosts)
+
+    monkeypatch.setattr(bench, "play", play)
+    upgrades = bench.measure_hosts(bench.SERVERS)["upgrades"]
+    assert played[:2] == [("v1", 1, bench.ALL, "--check"), ("v1", 1, bench.ALL)]
+    measured = [call for call in played if "--check" not in call]
+    assert [(*call, "--check") for call in measured] == [call for call in played if "--check" in call]
+    assert len({call[0] for call in measured}) == len(bench.UPGRADES) * bench.REPEATS
+    assert upgrades[0] == {"servers": 1, "batch": bench.ALL, "seconds": [10.0] * bench.REPEATS}
+    assert upgrades[-1] == {"servers": 4, "batch": bench.ALL, "seconds": [40.0] * bench.REPEATS}
+
+
+@pytest.mark.parametrize(("part", "count"), [("load", 2), ("hosts", 4)])
+def test_servers_are_removed_also_after_a_failure(
+    monkeypatch: pytest.MonkeyPatch, part: str, count: int
+) -> None:
+    done: list[Any] = []
+
+    def fail(hosts: Sequence[Host], *_: object) -> None:
+        done.append([host.image for host in hosts])
+        raise BenchError("no")
+
+    monkeypatch.setattr(servers, "find_engine", lambda: Engine("podman"))
+    monkeypatch.setattr(servers, "up", lambda _engine, fleet, hosts, _into: done.append((fleet, len(hosts))))
+    monkeypatch.setattr(servers, "down", lambda _engine, fleet: done.append(fleet))
+    monkeypatch.setattr(bench, f"measure_{part}", fail)
+    with pytest.raises(BenchError, match="no"):
+        bench.measure(part, 1, 1)
+    images = ["debian12", "debian13", "debian12", "debian13"][:count]
+    assert done == [("bench", count + 1), images, "bench"]
+
+
+@pytest.fixture
+def places(build: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with the files that results are written to, instead of the repository."""
+    monkeypatch.setattr(bench, "ROOT", build)
+    for file, name, _part, _lines in bench.PLACES:
+        path = build / file
+        path.parent.mkdir(exist_ok=True)
+        with path.open("a") as text:
+            text.write(f"<!-- begin {name} -->\nold {name}\n<!-- end {name} -->\n")
+    return build
+
+
+def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
+    monkeypatch.setattr("sys.argv", ["bench", *arguments])
+    return bench.main()
+
+
+@pytest.mark.parametrize(("name", "status"), [("usual", 0), ("settings", 1)])
+def test_only_our_own_broken_promises_are_failures(
+    places: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    name: str,
+    status: int,
+) -> None:
+    monkeypatch.setattr(bench, "measure", lambda *_: figures(**{name: LOST}))
+    assert run(monkeypatch, "load") == status
+    assert ("settings broke a promise: 1,000 of 4,000" in capsys.readouterr().err) == (status == 1)
+    assert "HTTP 502" in (places / "bench" / "RESULTS.md").read_text()
+
+
+def test_figures_of_the_other_part_are_kept(places: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def measure(part: str, rate: float, held: int) -> dict[str, Any]:
+        asked.append((part, rate, held))
+        return figures(usual=LOST) if part == "load" else {"upgrades": [], "about": ABOUT}
+
+    monkeypatch.setattr(bench, "measure", measure)
+    assert run(monkeypatch, "hosts") == 0
+    results = places / "bench" / "RESULTS.md"
+    assert "old load" in results.read_text() and "old hosts" not in results.read_text()
+    assert run(monkeypatch, "load", "--rate", "50", "--held", "70") == 0
+    text = results.read_text()
+    assert "HTTP 502" in text and "Seconds from command to prompt" in text
+    assert asked == [("hosts", 200, 1000), ("load", 50, 70)]
+    results.write_text(text.replace("1,000 of 4,000", "edited"))
+    assert run(monkeypatch, "results") == 0
+    assert results.read_text() == text
+    assert len(asked) == 2
+    assert run(monkeypatch) == 0
+    assert [part for part, *_ in asked[2:]] == ["load", "hosts"]
+
+
+def test_what_can_t_be_measured_is_a_sentence(
+    places: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*_: object) -> None:
+        raise BenchError("site.yml failed")
+
+    monkeypatch.setattr(bench, "measure", fail)
+    assert run(monkeypatch, "load") == 1
+    assert capsys.readouterr().err == "bench: site.yml failed\n"
