@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import datetime
+import gc
 import ipaddress
 import json
 import resource
@@ -31,6 +32,7 @@ from server_process import ServerProcess
 from websockets.frames import Frame, Opcode
 from websockets.http11 import Request, Response
 from websockets.sync.server import ServerConnection, serve
+from websockets.utils import accept_key
 
 OPTIONS: dict[str, Any] = {
     "urls": [],
@@ -122,6 +124,15 @@ def echo(websocket: ServerConnection) -> None:
         websocket.send(message)
 
 
+@pytest.fixture
+def no_garbage_collection() -> Iterator[None]:
+    """Nothing is closed because it is forgotten."""
+    gc.disable()
+    yield
+    gc.enable()
+
+
+@pytest.mark.usefixtures("no_garbage_collection")
 def test_servers_that_are_left_alone(start: Any, tmp_path: Path) -> None:
     servers = [start(), start()]
     files = len(list(Path("/proc/self/fd").iterdir()))
@@ -386,6 +397,29 @@ def test_tls_handshakes_are_complete(serving: Any, tmp_path: Path, certificate: 
     careless = Run(tmp_path / "careless", url, rate=20, validate_certs=False)
     run.wait_for(lambda: careless.prover.seen.counts["message"] >= 1)
     assert careless.totals()["failed"] == 0
+
+
+def test_server_that_does_not_answer_a_close(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def accept() -> None:
+            listener.accept()[0].close()  # the search for the address
+            client, _address = listener.accept()
+            key = client.recv(4096).decode().partition("Sec-WebSocket-Key: ")[2].partition("\r\n")[0]
+            client.sendall(
+                "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+                f"Sec-WebSocket-Accept: {accept_key(key)}\r\n\r\n".encode()
+            )
+            with client:
+                while client.recv(4096):
+                    pass
+
+        thread = threading.Thread(target=accept)
+        thread.start()
+        url = f"ws://127.0.0.1:{listener.getsockname()[1]}/"
+        totals = Run(tmp_path / "run", url, held=1, echo=False, timeout=0.3).totals()
+        thread.join(PATIENCE)
+    assert totals["closes"] == [{"code": 1006, "reason": "", "count": 1}]
 
 
 def test_timeout(tmp_path: Path) -> None:
