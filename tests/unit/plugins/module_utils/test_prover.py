@@ -113,6 +113,8 @@ def serving() -> Iterator[Callable[..., str]]:
             return f"ws://127.0.0.1:{server.socket.getsockname()[1]}/"
 
         yield start
+        ended = time.monotonic()
+    assert time.monotonic() - ended < 10, "a client has left its connection open"
 
 
 def url_of(server: ServerProcess) -> str:
