@@ -32,7 +32,10 @@ def test_same_recipe_is_the_same_image() -> None:
 @pytest.mark.parametrize("image", servers.IMAGES)
 def test_changed_recipe_is_another_image(image: str, monkeypatch: pytest.MonkeyPatch) -> None:
     before = servers.tag(image)
-    monkeypatch.setattr(servers, "DOWNLOADED", [*servers.DOWNLOADED, "more"])
+    with monkeypatch.context() as patch:
+        patch.setattr(servers, "DOWNLOADED", [*servers.DOWNLOADED, "more"])
+        assert servers.tag(image) != before
+    monkeypatch.setattr(servers, "INIT", ["/sbin/other"])
     assert servers.tag(image) != before
 
 

@@ -146,8 +146,18 @@ class TestId:
         lock.write_text(f"# again\n{LOCKED}    # via -r requirements.in\n")
         assert resolve(cache, chat, requirements=str(lock)).id == first
 
+    def test_it_changes_with_the_lock_beside_the_app(self, cache: Cache, chat: Path, tmp_path: Path) -> None:
+        lock = tmp_path / "lock.txt"
+        lock.write_text(LOCKED)
+        first = resolve(cache, chat, requirements=str(lock)).id
+        lock.write_text(LOCKED.replace("17.4", "17.5"))
+        assert resolve(cache, chat, requirements=str(lock)).id != first
+
     def test_it_changes_with_the_runner(self, cache: Cache, chat: Path, runner: Path) -> None:
-        assert resolve(cache, chat).id != resolve(cache, chat, runner=runner).id
+        first = resolve(cache, chat, runner=runner).id
+        assert resolve(cache, chat).id != first
+        (runner / "server.py").write_text("")
+        assert resolve(cache, chat, runner=runner).id != first
 
 
 class TestFolder:
@@ -173,8 +183,16 @@ class TestFolder:
             StepError, match=r"has the link .*/passwords to \.\./secret, which is outside of it"
         ):
             resolve(cache, chat)
+        (chat / "passwords").unlink()
+        (chat / "here").symlink_to(chat / "server.py")  # isn't there on a host
+        with pytest.raises(StepError, match=r"has the link .*/here to /.*, which is outside of it"):
+            resolve(cache, chat)
 
-    def test_a_relative_path_is_looked_up_in_the_base_folders(self, cache: Cache, chat: Path) -> None:
+    def test_a_relative_path_is_looked_up_in_the_base_folders(
+        self, cache: Cache, chat: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("HOME", str(chat.parent))
+        assert resolve(cache, "~/chat").id == resolve(cache, chat).id
         assert resolve(cache, "./chat", base=[Path("/nowhere"), chat.parent]).id == resolve(cache, chat).id
 
     def test_one_that_does_not_exist_is_named(self, cache: Cache) -> None:
@@ -182,6 +200,12 @@ class TestFolder:
             StepError, match=r"ws_app_source is './chta', which doesn't exist on the controller"
         ):
             resolve(cache, "./chta")
+
+    def test_a_file_is_no_folder_and_a_folder_no_lock(self, cache: Cache, chat: Path) -> None:
+        with pytest.raises(StepError, match=r"ws_app_source is '.*/server\.py', which isn't a folder"):
+            resolve(cache, chat / "server.py")
+        with pytest.raises(StepError, match=r"ws_app_requirements .*/chat isn't a file"):
+            resolve(cache, chat, requirements=str(chat))
 
     def test_its_lock_is_requirements_txt_unless_another_is_given(self, cache: Cache, chat: Path) -> None:
         (chat / "requirements.txt").write_text("httpx\n")
@@ -212,6 +236,7 @@ class TestFolder:
             make_wheel(folder, "chat-1.2-py3-none-any.whl")
             assert (Path(command[-1]) / "server.py").exists()
             assert Path(command[-1]) != chat
+            assert environment["SOURCE_DATE_EPOCH"]  # the same wheel from the same files
             return ""
 
         monkeypatch.setattr(bundle, "run", build)
@@ -258,6 +283,32 @@ class TestGit:
         git(repository, "commit", "--quiet", "--allow-empty", "--message=three")
         assert resolve(cache, f"git+file://{repository}").id != first
 
+    def test_a_branch_that_is_gone_is_not_found(self, cache: Cache, repository: Path) -> None:
+        git(repository, "branch", "old")
+        resolve(cache, f"git+file://{repository}", version="old")
+        git(repository, "branch", "--delete", "--force", "old")
+        with pytest.raises(StepError, match="finding ws_app_version 'old'"):
+            resolve(cache, f"git+file://{repository}", version="old")
+
+    def test_submodules_come_along_from_beside_the_repository(
+        self, cache: Cache, repository: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("GIT_ALLOW_PROTOCOL", "file")
+        library = repository.parent / "library"
+        git(repository, "clone", "--quiet", ".", str(library))
+        git(repository, "remote", "add", "origin", f"file://{repository}")
+        git(repository, "submodule", "--quiet", "add", "../library")
+        git(repository, "commit", "--quiet", "--message=three")
+        snapshot = resolve(cache, f"git+file://{repository}")
+        assert (snapshot.path / "app/library/server.py").exists()
+
+    def test_a_password_is_not_shown(self, cache: Cache, repository: Path) -> None:
+        with pytest.raises(StepError) as failure:
+            resolve(cache, "git+https://me:secret@127.0.0.1:1/chat.git")
+        assert "secret" not in str(failure.value)
+        snapshot = resolve(cache, f"git+file://me:secret@{repository}")
+        assert snapshot.facts["source"].startswith(f"git+file://{repository}@")
+
     def test_what_is_not_there_is_named(self, cache: Cache, repository: Path) -> None:
         with pytest.raises(
             StepError, match=r"finding ws_app_version 'v9' of ws_app_source git\+file:.* failed"
@@ -274,6 +325,11 @@ class TestWheelAndRequirement:
         assert snapshot.id.startswith("1.2-")
         assert [wheel.name for wheel in (snapshot.path / "wheels").iterdir()] == ["chat-1.2-py3-none-any.whl"]
         assert not (snapshot.path / "app").exists()
+
+    def test_a_file_that_is_not_named_like_a_wheel_is_refused(self, cache: Cache, tmp_path: Path) -> None:
+        (tmp_path / "chat.whl").write_text("")
+        with pytest.raises(StepError, match=r"ws_app_source is 'chat\.whl', which isn't the name of a wheel"):
+            resolve(cache, "chat.whl", base=[tmp_path])
 
     def test_a_requirement_must_be_in_the_lock(self, cache: Cache, tmp_path: Path) -> None:
         (tmp_path / "lock.txt").write_text(LOCKED)
@@ -367,7 +423,25 @@ class TestBundle:
         with pytest.raises(StepError, match=r"fetching the wheels .* failed: .*(HASH|hash)"):
             make_bundle(cache, resolve(cache, chat))
 
-    def test_everything_in_it_belongs_to_root_and_is_readable(self, cache: Cache, chat: Path) -> None:
+    def test_a_package_that_is_no_wheel_is_not_taken(self, cache: Cache, chat: Path, index: Path) -> None:
+        with tarfile.open(index / "dep-1.0.tar.gz", "w:gz") as archive:
+            archive.add(chat, "dep-1.0")
+        digest = hashlib.sha256((index / "dep-1.0.tar.gz").read_bytes()).hexdigest()
+        (chat / "requirements.txt").write_text(f"dep==1.0 --hash=sha256:{digest}\n")
+        with pytest.raises(StepError, match=r"fetching the wheels .* failed: .*No matching distribution"):
+            make_bundle(cache, resolve(cache, chat))
+
+    def test_everything_in_it_belongs_to_root_and_is_readable(
+        self, cache: Cache, chat: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        gettarinfo = tarfile.TarFile.gettarinfo
+
+        def of_a_user(*arguments: Any, **options: Any) -> tarfile.TarInfo:
+            member = gettarinfo(*arguments, **options)
+            member.uid = member.gid = 1000
+            return member
+
+        monkeypatch.setattr(tarfile.TarFile, "gettarinfo", of_a_user)
         (chat / "server.py").chmod(0o640)
         with tarfile.open(make_bundle(cache, resolve(cache, chat))) as archive:
             assert {(member.uid, member.gid, member.mode) for member in archive} == {
@@ -401,6 +475,32 @@ class TestCache:
         new = resolve(cache, chat).path
         assert list((cache.path / "bundles").iterdir()) == [new]
         assert not list((cache.path / "tmp").iterdir())
+
+    def test_what_was_used_lately_stays(
+        self, cache: Cache, chat: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def build(_step: str, command: list[str], _environment: object) -> str:
+            folder = Path(command[command.index("--wheel-dir") + 1])
+            folder.mkdir()
+            make_wheel(folder, "chat-1.2-py3-none-any.whl")
+            return ""
+
+        monkeypatch.setattr(bundle, "run", build)
+        (chat / "pyproject.toml").write_text("[build-system]\n")
+
+        def grow_old(days: int) -> None:
+            for path in cache.path.glob("[bw]*/*"):
+                os.utime(path, (time.time() - days * 86400,) * 2)
+
+        first = resolve(cache, chat)
+        grow_old(89)
+        resolve(cache, chat)
+        assert first.path.stat().st_mtime > time.time() - 60
+        grow_old(89)
+        resolve(cache, chat, version="another")
+        assert first.path.exists()
+        (wheel,) = (cache.path / "wheels").iterdir()
+        assert wheel.stat().st_mtime > time.time() - 60
 
     def test_a_snapshot_that_is_gone_is_named(self, cache: Cache) -> None:
         with pytest.raises(StepError, match=r"there is no release 'dev-0' in "):
