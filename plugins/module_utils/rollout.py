@@ -553,17 +553,19 @@ class Rollout:
         while True:
             self._heed_interruption()
             process = self._running().get(member)
+            starts.add(process.started if process else 0)
+            limit = STARTS_UNTIL_BROKEN
             if process and process.state in ("STARTING", "RUNNING"):
+                limit += 1  # the last one hasn't ended yet
                 reason = self.problem(self.layout.address(member, self.settings.port), self.health_path)
                 if not reason and process.state == "RUNNING":
                     self._incarnations[member] = process.pid, process.started
                     return
             else:
-                starts.add(process.started if process else 0)
                 state = (process.problem or process.state) if process else "unknown to supervisord"
                 reason = f"it doesn't stay up ({state})"
             out_of_time = self.clock() >= deadline
-            if out_of_time or len(starts) >= STARTS_UNTIL_BROKEN or (process and process.state == "FATAL"):
+            if out_of_time or len(starts) >= limit or (process and process.state == "FATAL"):
                 when = f"within {self.health_timeout:g} s" if out_of_time else f"after {len(starts)} starts"
                 raise RolloutError(
                     f"{name} of generation {member.generation} (release {self.settings.release}) "

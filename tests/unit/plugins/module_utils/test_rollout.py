@@ -105,6 +105,19 @@ def test_unhealthy_release_leaves_all_as_it_was(host: Host, broken: bool) -> Non
     assert (host.links(), host.programs(), host.layout.all_generations(), host.supervisor.states) == before
 
 
+def test_release_that_is_seen_only_while_it_starts_is_broken_too(host: Host) -> None:
+    host.roll()
+    rollout = host.rollout(release="/opt/echo/releases/b")
+
+    def crash(address: Address, path: str) -> str:
+        host.supervisor.crash("echo_00-g2")
+        return "not ready"
+
+    rollout.problem = crash
+    with pytest.raises(RolloutError, match="wasn't healthy after 4 starts"):
+        rollout.execute(rollout.plan())
+
+
 def test_failure_carries_the_new_log_lines_only(host: Host) -> None:
     host.layout.log(0).write_text("of an older process\n")
     rollout = host.rollout()
