@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -167,6 +168,9 @@ def test_plain_http_is_redirected() -> None:
     assert "return 308 https://$host:8443$request_uri;" in lines
     assert {"listen 8080;", "listen 8443 ssl;"} <= set(lines)
     assert not any("308" in line for line in site(http_port=0))
+    assert not any(
+        "listen 80" in str(text) or "listen 0" in str(text) for text in files(http_port=0).values()
+    )
 
 
 def test_hsts() -> None:
@@ -281,6 +285,31 @@ def test_limits_are_off_unless_asked_for() -> None:
         '"" 1;',
     ]
     assert location("/", lines)[:3] == ["if ($wsfleet_echo_origin = 0) {", "return 403;", "}"]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "good", "bad"),
+    [
+        (
+            "origin",
+            ["https://example.com", "http://[::1]:8080", "null", ""],
+            ["example.com", "https://a/b", '" 1; "'],
+        ),
+        ("path", ["/etc/tls/chain.pem"], ["chain.pem", "/etc/a b", "/etc/a;"]),
+        (
+            "network",
+            ["192.0.2.1", "192.0.2.0/24", "::1", "2001:db8::/32"],
+            ["all", "192.0.2", "0.0.0.0/0 1; x"],
+        ),
+        ("name", ["example.org", "*.example.org", "web-1"], ["a b", "a;", "*", "-a"]),
+    ],
+)
+def test_what_would_break_out_of_a_directive_is_refused(
+    pattern: str, good: list[str], bad: list[str]
+) -> None:
+    allowed = re.compile(render(f"__ws_nginx_{pattern}", {}))
+    assert [text for text in good if not allowed.match(text)] == []
+    assert [text for text in bad if allowed.match(text)] == []
 
 
 def test_slow_and_large_handshakes_are_cut() -> None:
