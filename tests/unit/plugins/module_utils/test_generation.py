@@ -149,6 +149,11 @@ def test_a_slot_is_switched_in_one_step_also_after_a_killed_run(
     assert layout.serving() == {0: 10}
 
 
+def test_a_program_that_is_only_named_like_ours_is_not_ours(layout: Layout) -> None:
+    assert layout.member("echo_00-g1") == Member(0, 1)
+    assert layout.member("echo_00-g1-old") is None
+
+
 def test_current_is_a_relative_link_to_the_release(layout: Layout) -> None:
     release = layout.path / "releases/a"
     for _again in range(2):
