@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 from ansible.module_utils.testing import patch_module_args
+from ansible_collections.wsfleet.websockets.plugins.module_utils import bundle
+from ansible_collections.wsfleet.websockets.plugins.module_utils.step import StepError
 from ansible_collections.wsfleet.websockets.plugins.modules import ws_bundle
 
 TARGET = "3.11.2-x86_64-2.36"
@@ -62,6 +64,47 @@ def test_a_refusal_is_one_sentence(capsys: pytest.CaptureFixture[str], tmp_path:
     assert result["msg"] == (
         f"ws_app_source is './chta', which doesn't exist on the controller (looked in {tmp_path})"
     )
+
+
+def test_the_lock_the_runner_and_the_index_are_those_given(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, chat: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "lock.txt").write_text("dep==1.0 --hash=sha256:aa\n")
+    (tmp_path / "runner").mkdir()
+    (tmp_path / "runner/pyproject.toml").write_text('[project]\nname = "wsfleet"\n')
+    (tmp_path / "runner/requirements.txt").write_text("uvloop==0.23.0 --hash=sha256:bb\n")
+    commands: list[list[str]] = []
+
+    def run_pip(_step: str, command: list[str], *_environment: object) -> str:
+        commands.append(command)
+        raise StepError("enough seen")
+
+    monkeypatch.setattr(bundle, "run", run_pip)
+    monkeypatch.chdir(tmp_path)
+    options: dict[str, Any] = {
+        "cache": "cache",
+        "source": "./chat",
+        "requirements": "lock.txt",
+        "runner": "runner",
+        "index_url": "https://pypi.example/simple",
+        "ca_bundle": "/etc/ca.pem",
+        "targets": [TARGET],
+    }
+    assert run(capsys, tmp_path, **options)["msg"] == "enough seen"
+    (command,) = commands
+    assert "--index-url https://pypi.example/simple --cert /etc/ca.pem" in " ".join(command)
+    assert Path(command[command.index("--dest") + 1]).is_relative_to(tmp_path / "cache")
+    (lock,) = (tmp_path / "cache/bundles").glob("*/lock.txt")
+    assert [line.split("=")[0] for line in lock.read_text().splitlines()[::2]] == ["dep", "uvloop"]
+
+    commands.clear()
+    result = run(capsys, tmp_path, **options, wheelhouse=False)
+    assert commands == []
+    assert result["bundles"][TARGET].endswith("-index.tar")
+
+
+def test_a_cache_that_cannot_be_made_is_named(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert "/dev/null/cache" in run(capsys, tmp_path, source="./chat", cache="/dev/null/cache")["msg"]
 
 
 def test_source_or_id_is_needed_and_not_both(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
