@@ -256,6 +256,7 @@ draining:
 
 import contextlib
 import fcntl
+import re
 import signal
 import time
 import typing as t
@@ -430,6 +431,11 @@ def main() -> None:
         required_if=[("state", state, ("release", "command")) for state in ("present", "restarted")],
         supports_check_mode=True,
     )
+    app = module.params["app"]
+    if not re.fullmatch(r"[a-z][a-z0-9_]{0,23}", app):  # it is part of every path, also of what is removed
+        module.fail_json(
+            msg=f"app is {app!r}, allowed is 1 to 24 lower-case letters, digits and underscores, a letter first"
+        )
     bring = _absent if module.params["state"] == "absent" else _present
     try:
         rollout = _rollout(module)

@@ -58,6 +58,13 @@ def module(
         signal.signal(number, handler)
 
 
+@pytest.mark.parametrize("app", ["", ".", "..", "Echo", "a/b", "echo\n", "a" * 25])
+def test_a_name_that_would_lead_to_other_folders_is_refused(module: Module, app: str) -> None:
+    result = module.run(app=app, state="absent", _ansible_check_mode=True)
+    assert result["failed"] is True
+    assert result["msg"].startswith(f"app is {app!r}, allowed is 1 to 24 lower-case letters")
+
+
 def test_rollout_and_its_forecast(module: Module) -> None:
     assert module.run()["changed"] is True
     module.host.proc.process(module.host.pid("echo_00-g1"), "echo_00.sock", connections=3)
