@@ -196,6 +196,7 @@ def measure(name: str, rate: float, held: int) -> dict[str, Any]:
     load = os.getloadavg()[0]
     engine = servers.find_engine()
     hosts = SERVERS[: 2 if name == "load" else max(count for count, _batch in UPGRADES)]
+    servers.down(engine, FLEET)  # of a run that was killed: its changes would be none now
     try:
         servers.up(engine, FLEET, [*hosts, CLIENT], INVENTORY)
         figures = measure_load(hosts, rate, held) if name == "load" else measure_hosts(hosts)

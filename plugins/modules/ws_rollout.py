@@ -439,6 +439,11 @@ def main() -> None:
     bring = _absent if module.params["state"] == "absent" else _present
     try:
         rollout = _rollout(module)
+        layout = rollout.layout
+        if layout.run.exists() and not layout.generations.exists():
+            module.fail_json(
+                msg=f"app is {app!r}, but {layout.run} belongs to something else; take another name"
+            )
         _listen_to_signals(rollout)
         with contextlib.nullcontext() if module.check_mode else _alone(rollout.layout):
             result = bring(module, rollout)

@@ -250,7 +250,7 @@ def test_each_upgrade_is_to_another_version_that_is_collected_before(monkeypatch
 
 
 @pytest.mark.parametrize(("part", "count"), [("load", 2), ("hosts", 4)])
-def test_servers_are_removed_also_after_a_failure(
+def test_servers_are_new_and_removed_also_after_a_failure(
     monkeypatch: pytest.MonkeyPatch, part: str, count: int
 ) -> None:
     done: list[Any] = []
@@ -266,7 +266,7 @@ def test_servers_are_removed_also_after_a_failure(
     with pytest.raises(BenchError, match="no"):
         bench.measure(part, 1, 1)
     images = ["debian12", "debian13", "debian12", "debian13"][:count]
-    assert done == [("bench", count + 1), images, "bench"]
+    assert done == ["bench", ("bench", count + 1), images, "bench"]
 
 
 @pytest.fixture

@@ -65,6 +65,14 @@ def test_a_name_that_would_lead_to_other_folders_is_refused(module: Module, app:
     assert result["msg"].startswith(f"app is {app!r}, allowed is 1 to 24 lower-case letters")
 
 
+@pytest.mark.parametrize("state", ["present", "absent"])
+def test_a_folder_of_somebody_else_is_left_alone(module: Module, state: str) -> None:
+    foreign = module.host.layout.run / "foreign"
+    foreign.mkdir(parents=True)
+    assert "belongs to something else" in module.run(state=state)["msg"]
+    assert foreign.exists()
+
+
 def test_rollout_and_its_forecast(module: Module) -> None:
     assert module.run()["changed"] is True
     module.host.proc.process(module.host.pid("echo_00-g1"), "echo_00.sock", connections=3)
