@@ -16,7 +16,7 @@ if FAULT == "import":
 if FAULT == "never healthy":
     time.sleep(3600)
 if FAULT.startswith("slow"):
-    time.sleep(5)
+    time.sleep(20)
 if FAULT == "dies":
     threading.Timer(4, os._exit, [1]).start()
 
