@@ -11,6 +11,7 @@ name: ws_marks
 author: The wsfleet maintainers (@wsfleet)
 version_added: 0.1.0
 short_description: Say when each host's slots were switched
+positional: begin, end
 description:
   - Makes the marks of M(wsfleet.websockets.ws_report) from the rollouts of the hosts, which role ws_supervisor
     registers as C(ws_supervisor_rollout). Hosts without one, or that changed nothing, have no marks.
@@ -20,6 +21,12 @@ options:
     type: list
     elements: dict
     required: true
+  begin:
+    description: When the change began, in Unix time, for one that was no rollout.
+    type: float
+  end:
+    description: When it ended.
+    type: float
 """
 
 EXAMPLES = r"""
@@ -41,7 +48,9 @@ _value:
 import typing as t
 
 
-def marks(hosts: list[t.Mapping[str, t.Any]]) -> list[dict[str, t.Any]]:
+def marks(
+    hosts: list[t.Mapping[str, t.Any]], begin: float | None = None, end: float | None = None
+) -> list[dict[str, t.Any]]:
     """Return the marks."""
     found: list[dict[str, t.Any]] = []
     rollouts = [
@@ -62,6 +71,7 @@ def marks(hosts: list[t.Mapping[str, t.Any]]) -> list[dict[str, t.Any]]:
     if rollouts:
         begin = min(rollout["began"] for _name, rollout in rollouts)
         end = max(rollout["ended"] for _name, rollout in rollouts)
+    if begin is not None and end is not None:
         found += [{"time": begin, "kind": "begin"}, {"time": end, "kind": "end"}]
     return sorted(found, key=lambda mark: float(mark["time"]))
 

@@ -44,3 +44,13 @@ def test_hosts_that_changed_nothing_have_none() -> None:
     still = host("ws1", 1000.0, [])
     still["ws_supervisor_rollout"]["changed"] = False
     assert marks([still, {"inventory_hostname": "ws2"}]) == []
+
+
+def test_a_change_without_a_rollout_has_the_times_that_are_given() -> None:
+    found = marks([{"inventory_hostname": "ws1"}], 1000.0, 1009.0)
+    assert [(mark["kind"], mark["time"]) for mark in found] == [("begin", 1000.0), ("end", 1009.0)]
+
+
+def test_the_times_of_a_rollout_count_more() -> None:
+    found = marks([host("ws1", 1003.0, [])], 1000.0, 1050.0)
+    assert [(mark["kind"], mark["time"]) for mark in found] == [("begin", 1003.0), ("end", 1033.0)]
