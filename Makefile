@@ -63,6 +63,9 @@ scenarios: setup ## Run the Molecule scenarios, or one: make scenarios SCENARIO=
 bench: setup ## Measure changes beside the usual recipe, or one part: make bench BENCH=load
 	@python -m tools.bench $(BENCH)
 
+soak: setup ## Run the scenarios that take too long for every day
+	@python tools/test.py soak
+
 lock: venv ## Write requirements.txt anew from requirements.in
 	@uv pip compile --quiet --universal --generate-hashes --python-version 3.11 --no-emit-index-url \
 		requirements.in -o requirements.txt

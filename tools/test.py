@@ -2,9 +2,10 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Run the checks of this repository, and count them.
 
-    test.py                        everything
+    test.py                        everything but the group soak
     test.py lint|unit|package      one group
     test.py scenarios [NAME ...]   the Molecule scenarios, all or those named
+    test.py soak                   the scenarios that take too long for every day
 
 Each step writes build/logs/STEP.log. The last line says how many passed and how many failed: unit tests are
 counted one by one, every other step as one. The exit status is 1 if any failed.
@@ -32,7 +33,8 @@ BUILD = ROOT / "build"
 LOGS = BUILD / "logs"
 JUNIT = LOGS / "pytest.xml"
 PYTHON_FILES = ("app/src", "app/tests", "plugins", "tests", "tools")
-GROUPS = ("lint", "unit", "package", "scenarios")
+GROUPS = ("lint", "unit", "package", "scenarios", "soak")
+SOAK = ("failures", "upkeep")
 TIMEOUT = 30 * 60
 TAIL = 40
 
@@ -124,7 +126,10 @@ def check_steps() -> list[Step]:
 def scenario_steps() -> list[Step]:
     names = sorted(path.parent.name for path in ROOT.glob("molecule/*/molecule.yml"))
     env = {"MOLECULE_COMMAND_BORDERS": "false", "NO_COLOR": "1", "ANSIBLE_NOCOLOR": "1"}
-    return [Step(name, "scenarios", [["molecule", "test", "-s", name]], env=env) for name in names]
+    return [
+        Step(name, "soak" if name in SOAK else "scenarios", [["molecule", "test", "-s", name]], env=env)
+        for name in names
+    ]
 
 
 def prepare_package() -> None:
@@ -219,7 +224,9 @@ def main() -> int:
         )
     checks = [step for step in check_steps() if group in (None, step.group)]
     scenarios = [
-        step for step in scenarios if group in (None, "scenarios") and (not names or step.name in names)
+        step
+        for step in scenarios
+        if step.name in names or (not names and step.group == (group or "scenarios"))
     ]
 
     LOGS.mkdir(parents=True, exist_ok=True)

@@ -80,7 +80,9 @@ def steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
     monkeypatch.setattr(driver, "check_steps", lambda: [step("good", "lint"), step("bad", "unit")])
     monkeypatch.setattr(
-        driver, "scenario_steps", lambda: [step("tls", "scenarios"), step("other", "scenarios")]
+        driver,
+        "scenario_steps",
+        lambda: [step("tls", "scenarios"), step("other", "scenarios"), step("long", "soak")],
     )
     return folder
 
@@ -91,7 +93,10 @@ def steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ([], {"good", "bad", "tls", "other"}, 1),
         (["lint"], {"good"}, 0),
         (["unit"], {"bad"}, 1),
+        (["scenarios"], {"tls", "other"}, 0),
         (["scenarios", "tls"], {"tls"}, 0),
+        (["scenarios", "long"], {"long"}, 0),
+        (["soak"], {"long"}, 0),
     ],
 )
 def test_what_is_run_and_the_exit_status(
@@ -110,7 +115,7 @@ def test_unknown_scenario_is_refused(
     monkeypatch.setattr("sys.argv", ["test.py", "scenarios", "tsl"])
     with pytest.raises(SystemExit):
         driver.main()
-    assert "no scenario tsl; there are tls, other" in capsys.readouterr().err
+    assert "no scenario tsl; there are tls, other, long" in capsys.readouterr().err
     assert not list(steps.iterdir())
 
 
