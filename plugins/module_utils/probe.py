@@ -41,6 +41,20 @@ class ProbeError(Exception):
     """What the server did is not what was expected; the text is one sentence."""
 
 
+def tls_context(ca_file: str | None, validate_certs: bool) -> ssl.SSLContext:
+    """Return a client's context as the modules' options of these names ask for; ValueError says what is wrong."""
+    try:
+        context = ssl.create_default_context(cafile=ca_file)
+    except OSError as exc:
+        raise ValueError(
+            f"ca_file is {ca_file!r}: allowed is a readable file of PEM certificates, got {exc}."
+        ) from exc
+    if not validate_certs:
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    return context
+
+
 class Connection:
     """A WebSocket client on a connected socket; `deadline` is on the clock of time.monotonic().
 
@@ -192,16 +206,10 @@ class Probe:
                 self.fail(expected, exc.strerror or exc)
 
     def start_tls(self, sock: socket.socket) -> ssl.SSLSocket:
-        ca_file = self.options["ca_file"]
         try:
-            context = ssl.create_default_context(cafile=ca_file)
-        except OSError as exc:
-            raise ProbeError(
-                f"ca_file is {ca_file!r}: allowed is a readable file of PEM certificates, got {exc}."
-            ) from exc
-        if not self.options["validate_certs"]:
-            context.check_hostname = False
-            context.verify_mode = ssl.CERT_NONE
+            context = tls_context(self.options["ca_file"], self.options["validate_certs"])
+        except ValueError as exc:
+            raise ProbeError(str(exc)) from exc
         with self.step("tls", "a TLS handshake"):
             try:
                 sock.settimeout(remaining(self.deadline))

@@ -10,6 +10,7 @@ import io
 import re
 import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 try:
@@ -412,11 +413,16 @@ def draw_held(axes: Axes, steps: Steps, names: Sequence[str]) -> None:
     axes.set_ylim(0, 1.1 * max([1, *below]))
 
 
+def closes(code: str, second: Mapping[str, Any]) -> float:
+    """How many connections were closed with the code in a second."""
+    return float(second["closes"].get(code, 0))
+
+
 def draw_closes(axes: Axes, steps: Steps) -> None:
     codes = sorted({code for part in steps.parts for second in part for code in second["closes"]}, key=int)
     below = [0.0] * len(steps.parts)
     for code in codes:
-        heights = steps.sums(lambda second, code=code: second["closes"].get(code, 0))  # type: ignore[misc]
+        heights = steps.sums(partial(closes, code))
         above = [low + high for low, high in zip(below, heights, strict=True)]
         cut = code == str(CUT)
         colour = {"1001": "good", "1012": "s2", str(CUT): "bad"}.get(code, "other")

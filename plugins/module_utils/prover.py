@@ -41,6 +41,7 @@ try:
 except ImportError:
     IMPORT_ERROR = traceback.format_exc()
 
+from ansible_collections.wsfleet.websockets.plugins.module_utils.probe import tls_context
 from ansible_collections.wsfleet.websockets.plugins.module_utils.proof import quantiles
 
 BOUNDS = {
@@ -366,16 +367,10 @@ class Prover:
 
     def tls_context(self) -> ssl.SSLContext:
         """Return a context that resumes no session: every handshake is a full one."""
-        ca_file = self.options["ca_file"]
         try:
-            context = ssl.create_default_context(cafile=ca_file)
-        except OSError as exc:
-            raise ProveError(
-                f"ca_file is {ca_file!r}: allowed is a readable file of PEM certificates, got {exc}."
-            ) from exc
-        if not self.options["validate_certs"]:
-            context.check_hostname = False
-            context.verify_mode = ssl.CERT_NONE
+            context: ssl.SSLContext = tls_context(self.options["ca_file"], self.options["validate_certs"])
+        except ValueError as exc:
+            raise ProveError(str(exc)) from exc
         return context
 
     def run(self) -> dict[str, Any]:

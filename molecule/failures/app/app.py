@@ -1,5 +1,6 @@
 """An echo that fails in the way that the environment variable FAULT says."""
 
+import importlib
 import os
 import sys
 import threading
@@ -12,7 +13,7 @@ FAULT = os.environ.get("FAULT", "")
 if FAULT == "exits":
     sys.exit("the database is away")
 if FAULT == "import":
-    import a_module_that_is_not_there  # noqa: F401
+    importlib.import_module("a_module_that_is_not_there")
 if FAULT == "never healthy":
     time.sleep(3600)
 if FAULT.startswith("slow"):

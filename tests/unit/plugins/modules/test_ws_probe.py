@@ -6,8 +6,6 @@
 from __future__ import annotations
 
 import json
-import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,23 +13,6 @@ import pytest
 import yaml
 from ansible.module_utils.testing import patch_module_args
 from ansible_collections.wsfleet.websockets.plugins.modules import ws_probe
-from websockets.sync.server import ServerConnection, serve
-
-
-@pytest.fixture
-def url() -> Iterator[str]:
-    """An echo server's URL."""
-
-    def echo(websocket: ServerConnection) -> None:
-        for message in websocket:
-            websocket.send(message)
-
-    with serve(echo, "127.0.0.1", 0) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        yield f"ws://127.0.0.1:{server.socket.getsockname()[1]}/"
-        server.shutdown()
-        thread.join()
 
 
 @pytest.fixture
