@@ -98,6 +98,8 @@ class Layout:
         self.current = self.path / "current"
         self.generations = self.path / "generations"
         self.run = self._at(f"/run/{app}")
+        self.lock = self._at(f"/run/wsfleet-{app}.lock")
+        self.progress = self._at(f"/run/wsfleet-{app}.progress")
         self.logs = self._at(f"/var/log/{app}")
         self.programs = self._at("/etc/supervisor/conf.d")
         self.tmpfiles = self._at(f"/etc/tmpfiles.d/wsfleet-{app}.conf")

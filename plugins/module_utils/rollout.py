@@ -12,6 +12,7 @@ side, so there each slot is stopped before it starts again.
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import signal
 import time
@@ -21,6 +22,7 @@ from dataclasses import dataclass, field
 from ansible_collections.wsfleet.websockets.plugins.module_utils import health
 from ansible_collections.wsfleet.websockets.plugins.module_utils.generation import Layout, Member, Settings
 from ansible_collections.wsfleet.websockets.plugins.module_utils.process import Kernel, orphans
+from ansible_collections.wsfleet.websockets.plugins.module_utils.progress import Countdown, Every
 from ansible_collections.wsfleet.websockets.plugins.module_utils.supervisor import Process, Supervisor
 
 # What a new process takes before its first connection, 26 MiB for a small app, and a little more.
@@ -109,6 +111,7 @@ class Rollout:
     problem: t.Callable[[health.Address, str], str] = health.problem
     kernel: t.Callable[[], Kernel] = Kernel
     kill: t.Callable[[int, int], None] = os.kill
+    say: t.Callable[[str], None] = lambda _text: None  # how far it is, a line at a time
     warnings: list[str] = field(default_factory=list)
     interrupted: str = ""  # the signal that asked for an end; may be set at any time
     _switching: bool = False
@@ -173,8 +176,7 @@ class Rollout:
         connections, seconds = 0, 0.0
         for pid, member in (leaving | self._orphans(kernel)).items():
             generation = generations.get(member.generation)
-            port = generation.port if generation else self.settings.port
-            held = kernel.connections(pid, self.layout.address(member, port))
+            held = self._connections(kernel, {pid: member})
             connections += held
             seconds = max(seconds, generation.seconds_to_drain(held) if generation else 0.0)
         needed = 0
@@ -314,6 +316,7 @@ class Rollout:
                 oldest = min(draining)
                 stop_seconds = self._stop_seconds(oldest)
                 patience = self.clock() + stop_seconds + 5
+                self.say(f"waiting for generation {oldest} to end, at most {stop_seconds} s")
             elif self.clock() >= patience:
                 raise RolloutError(
                     f"Generation {oldest} of {self.layout.app} didn't end within {stop_seconds} s, "
@@ -329,6 +332,9 @@ class Rollout:
 
     def _start_all(self, plan: Plan, timelines: list[Timeline], began: float) -> None:
         members = [Member(slot, plan.generation) for slot in plan.move]
+        if members:
+            names = ", ".join(self.layout.slot_name(member.slot) for member in members)
+            self.say(f"starting generation {plan.generation}, release {self.settings.release}, of {names}")
         self._add(members)
         deadline = self.clock() + self.health_timeout
         for timeline in timelines:
@@ -336,6 +342,7 @@ class Rollout:
         for timeline, member in zip(timelines, members, strict=True):
             self._wait_until_healthy(member, deadline)
             timeline.healthy = self.clock() - began
+            self.say(f"{self.layout.process(member)} is healthy")
 
     def _stages(self, plan: Plan, timelines: list[Timeline]) -> list[tuple[list[Timeline], float]]:
         """The slots that are switched together, and for how long the new processes are watched then."""
@@ -351,6 +358,8 @@ class Rollout:
             self._replace(timeline, new, began)
         self.layout.switch(new)
         timeline.switched = self.clock() - began
+        before = f"generation {timeline.from_generation}" if timeline.from_generation else "nothing"
+        self.say(f"{self.layout.slot_name(new.slot)}: {before} -> generation {new.generation}")
 
     def _replace(self, timeline: Timeline, new: Member, began: float) -> None:
         if timeline.from_generation:
@@ -375,7 +384,10 @@ class Rollout:
         members = [Member(slot, plan.generation) for slot in slots if serving.get(slot) == plan.generation]
         bad_checks = dict.fromkeys(members, 0)
         end = self.clock() + seconds
+        every = Every(self.clock)
         while members:
+            if (left := end - self.clock()) > 0 and every.due():
+                self.say(f"watching generation {plan.generation}, {left:.0f} s left")
             running = self._running()
             for member in members:
                 flaw, unhealthy = self._flaw(member, running.get(member))
@@ -516,7 +528,9 @@ class Rollout:
     def _wait_for_orphans(self) -> None:
         """Wait for the orphans that were told to stop; supervisord kills none of them, so neither do we."""
         began = self.clock()
+        countdown = Countdown(self.clock, self.say)
         while waiting := self._orphans_told():
+            countdown.tell(functools.partial(self._connections, self.kernel(), dict(waiting)))
             pid, member = waiting[0]
             limit = self._stop_seconds(member.generation)
             if self.clock() >= began + limit + 5:
@@ -584,15 +598,22 @@ class Rollout:
         limit = max([self.settings.stop_seconds, *own])
         killed_after = min(own, default=limit)
         began = self.clock()
+        countdown = Countdown(self.clock, self.say)
         while self.clock() < began + limit + 5:
             running = self._running()
-            if all(running[member].is_stopped for member in members if member in running):
+            left = {
+                running[member].pid: member
+                for member in members
+                if member in running and not running[member].is_stopped
+            }
+            if not left:
                 if members and self.clock() - began >= killed_after:
                     self.warnings.append(
                         f"A process of {self.layout.app} didn't end within {killed_after} s of SIGTERM and was killed: "
                         "its clients saw 1006, where one that closes its connections shows them 1001"
                     )
                 return
+            countdown.tell(functools.partial(self._connections, self.kernel(), left))
             self.sleep(0.1)
         names = ", ".join(self.layout.process(member) for member in members)
         raise RolloutError(f"supervisord didn't stop {names} within {limit + 5} s")
@@ -613,6 +634,16 @@ class Rollout:
 
     def _orphans(self, kernel: Kernel) -> dict[int, Member]:
         return orphans(kernel, self.layout, self.supervisor.pid()) if self.supervisor else {}
+
+    def _connections(self, kernel: Kernel, processes: t.Mapping[int, Member]) -> int:
+        """How many connections the processes hold, by pid."""
+        generations = self.layout.read_generations()
+        held = 0
+        for pid, member in processes.items():
+            generation = generations.get(member.generation)
+            port = generation.port if generation else self.settings.port
+            held += kernel.connections(pid, self.layout.address(member, port))
+        return held
 
     def _log_size(self, slot: int) -> int:
         log = self.layout.log(slot)

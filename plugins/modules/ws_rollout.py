@@ -23,10 +23,17 @@ description:
   - SIGTERM, SIGINT and SIGHUP end a rollout before the first slot is switched, and put all back. Later ones don't; the
     rollout is finished. A run that was killed in the middle is finished by the next one, or undone where that asks
     for the settings that served before.
+  - While it runs, it shows how far it is, line by line, and the connections and time left when it waits.
   - Processes that outlived their supervisord are found and told to stop when the processes of the new one serve.
   - An app on TCP ports (O(port)) has no such paths. Its processes are stopped and started slot after slot, which
     the module says in a warning.
 attributes:
+  action:
+    support: full
+    description: Shows the progress.
+  async:
+    support: full
+    description: In the background, no progress is shown.
   check_mode:
     support: full
     description: Says what would be moved and changes nothing.
@@ -269,6 +276,7 @@ from ansible_collections.wsfleet.websockets.plugins.module_utils.generation impo
     Settings,
     environment_problems,
 )
+from ansible_collections.wsfleet.websockets.plugins.module_utils.progress import reported
 from ansible_collections.wsfleet.websockets.plugins.module_utils.rollout import (
     Rollout,
     RolloutError,
@@ -402,7 +410,7 @@ def _absent(module: AnsibleModule, rollout: Rollout) -> dict[str, t.Any]:
 @contextlib.contextmanager
 def _alone(layout: Layout) -> t.Iterator[None]:
     """Keep other rollouts of the app on this host out: one whose controller was killed may still be at work."""
-    with layout.run.with_name(f"wsfleet-{layout.app}.lock").open("a") as file:
+    with layout.lock.open("a") as file:
         deadline = time.monotonic() + PATIENCE
         while True:
             try:
@@ -445,7 +453,10 @@ def main() -> None:
                 msg=f"app is {app!r}, but {layout.run} belongs to something else; take another name"
             )
         _listen_to_signals(rollout)
-        with contextlib.nullcontext() if module.check_mode else _alone(rollout.layout):
+        with contextlib.ExitStack() as stack:
+            if not module.check_mode:
+                stack.enter_context(_alone(layout))
+                rollout.say = stack.enter_context(reported(layout.progress))
             result = bring(module, rollout)
     except (RolloutError, SupervisorError) as error:
         module.fail_json(msg=str(error))

@@ -833,3 +833,55 @@ def test_full_disk_changes_nothing_that_serves_and_the_next_run_finishes(
     host.roll()
     assert host.links() == NEW
     assert host.supervisor.states == {"echo_00-g2": "RUNNING", "echo_01-g2": "RUNNING"}
+
+
+# Progress
+
+
+def test_progress_of_a_canary_and_a_drain(host: Host) -> None:
+    host.roll()
+    host.supervisor.drains_for_ever = True
+    old = host.pid("echo_00-g1")
+    host.proc.process(old, "echo_00.sock", connections=4)
+    rollout = host.rollout(release=B, canary_seconds=10)
+    said: list[str] = []
+    rollout.say = said.append
+
+    def drained() -> None:
+        host.supervisor.states.update(dict.fromkeys(("echo_00-g1", "echo_01-g1"), "STOPPED"))
+
+    def half() -> None:
+        for descriptor in sorted((host.proc.folder / f"{old}/fd").iterdir())[:2]:
+            descriptor.unlink()
+
+    host.later = [(12, half), (17, drained)]
+    plan = rollout.plan()
+    rollout.execute(plan)
+    rollout.settle(plan, wait=True)
+    assert said == [
+        "starting generation 2, release /opt/echo/releases/b, of echo_00, echo_01",
+        "echo_00-g2:echo_00 is healthy",
+        "echo_01-g2:echo_01 is healthy",
+        "echo_00: generation 1 -> generation 2",
+        "watching generation 2, 10 s left",
+        "watching generation 2, 5 s left",
+        "echo_01: generation 1 -> generation 2",
+        "draining, 4 connections left",
+        "draining, 2 connections left, about 5 s",
+    ]
+
+
+def test_progress_of_the_first_deployment_and_of_nothing_to_do(host: Host) -> None:
+    for expected in (
+        [
+            "starting generation 1, release /opt/echo/releases/a, of echo_00",
+            "echo_00-g1:echo_00 is healthy",
+            "echo_00: nothing -> generation 1",
+        ],
+        [],
+    ):
+        rollout = host.rollout(processes=1)
+        said: list[str] = []
+        rollout.say = said.append
+        host.carry_out(rollout)
+        assert said == expected
