@@ -3,11 +3,14 @@
 
 import asyncio
 import contextlib
+import json
 import os
+import sys
 import time
 
-from websockets.asyncio.server import ServerConnection
-from websockets.exceptions import ConnectionClosedError
+from websockets.asyncio.server import ServerConnection, broadcast
+from websockets.exceptions import ConnectionClosed, ConnectionClosedError
+from wsfleet import Connection, resumable
 
 
 async def bug(connection: ServerConnection) -> None:
@@ -79,3 +82,85 @@ class Shouter:
 
 
 shouter = Shouter()
+
+
+@resumable(version=1)
+async def resume(connection: Connection) -> None:
+    """Answers what it knows of the connection; `key=value` is remembered."""
+    connection.session.setdefault("moves", 0)
+    connection.session["moves"] += connection.resumed
+    async for message in connection:
+        if message == "bad":
+            connection.session["bad"] = object()
+        elif message == "close soon":
+            await connection.close(4000, "at its own wish")
+        else:
+            key, _equals, value = str(message).partition("=")
+            connection.session[key] = value
+        request = connection.request
+        await connection.send(
+            json.dumps(
+                {
+                    "id": str(connection.id),
+                    "session": connection.session,
+                    "resumed": connection.resumed,
+                    "opened_at": connection.opened_at,
+                    "path": request and request.path,
+                    "header": request and request.headers.get("X-Test"),
+                    "subprotocol": connection.subprotocol,
+                    "pid": os.getpid(),
+                }
+            )
+        )
+
+
+@resumable(version=2, accepts=[1])
+async def understand(connection: Connection) -> None:
+    """A later version of `resume` that understands the earlier."""
+    await resume(connection)
+
+
+@resumable(version=2)
+async def forget(connection: Connection) -> None:
+    """A later version of `resume` that doesn't."""
+    await resume(connection)
+
+
+@resumable()
+async def count(connection: Connection) -> None:
+    """Sends numbers, as fast as it can without blocking, whatever the client sends; a hundred of them by broadcast."""
+    async with asyncio.TaskGroup() as group:
+        numbers = group.create_task(_send_numbers(connection))
+        await connection.wait_closed()
+        numbers.cancel()
+
+
+async def _send_numbers(connection: Connection) -> None:
+    while True:
+        number = connection.session.get("number", 0)
+        if number % 2:
+            await connection.send(str(number))
+            connection.session["number"] = number + 1
+        else:
+            connection.session["number"] = number + 1
+            broadcast([connection], str(number))
+        await asyncio.sleep(0.001)
+
+
+@resumable()
+async def busy(connection: Connection) -> None:
+    """Is occupied with something else than the client."""
+    await connection.send("hello")
+    await asyncio.sleep(3600)
+
+
+@resumable()
+async def part(connection: Connection) -> None:
+    """Says in the log how it ends."""
+    try:
+        async for message in connection:
+            await connection.send(message)
+    finally:
+        sys.stderr.write("ended, moved\n" if connection.moved else "ended, not moved\n")
+        with contextlib.suppress(ConnectionClosed):
+            await connection.send("must not arrive")

@@ -78,6 +78,10 @@ class ServerProcess:
         return self._process.pid
 
     @property
+    def is_alive(self) -> bool:
+        return self._process.poll() is None
+
+    @property
     def log(self) -> str:
         """What it has logged so far; complete after `wait`."""
         return "\n".join(self.lines)

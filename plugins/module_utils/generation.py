@@ -24,6 +24,9 @@ from ansible_collections.wsfleet.websockets.plugins.module_utils.health import A
 # The runner's own pace where WS_DRAIN_RATE doesn't set another, connections per second.
 RUNNER_DRAIN_RATE = 50.0
 
+# What the runner notes of the connections that a process took over.
+HANDOVER_FIGURES = ("moved", "stayed", "seconds", "pause_p50_ms", "pause_p99_ms", "pause_max_ms")
+
 # Part of every digest: raise it when the generated files change in a way that processes must pick up.
 FORMAT = 1
 
@@ -45,6 +48,11 @@ class Settings:
     def digest(self) -> str:
         text = json.dumps([FORMAT, asdict(self)], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
+
+    @property
+    def hands_over(self) -> bool:
+        """Whether the runner moves open connections from process to process."""
+        return "--handover" in self.command.split() or "WS_HANDOVER" in self.environment
 
     @property
     def drain(self) -> tuple[float, float]:
@@ -70,6 +78,7 @@ class Generation:
     port: int = 0
     drain_seconds: float = 0.0
     drain_rate: float = 0.0
+    hands_over: bool = False
 
     def seconds_to_drain(self, connections: int) -> float:
         """How long a process with so many connections takes to end, as far as one can know."""
@@ -177,8 +186,8 @@ class Layout:
         return {slot: int(target[1]) for slot, target in targets.items() if target}
 
     def lent(self) -> set[int]:
-        """The slots that were given up and still point at slot 00."""
-        return {slot for slot, target in self._links().items() if target == f"{self.slot_name(0)}.sock"}
+        """The slots that were given up and still point at another."""
+        return set(self._links()) - set(self.serving())
 
     def _links(self) -> dict[int, str]:
         links = ((self.slot(path.stem), path) for path in self.run.glob("*.sock") if path.is_symlink())
@@ -230,6 +239,7 @@ class Layout:
                     "port": settings.port,
                     "drain_seconds": drain_seconds,
                     "drain_rate": drain_rate,
+                    "hands_over": settings.hands_over,
                 },
                 indent=2,
             )
@@ -263,9 +273,9 @@ class Layout:
         """Point the slot at the member: from this rename on, every new handshake goes to it."""
         self._replace_link(member.slot, f"g{member.generation}/{self.slot_name(member.slot)}.sock")
 
-    def lend(self, slot: int) -> None:
-        """Point a slot that is given up at slot 00, for as long as a proxy still lists it."""
-        self._replace_link(slot, f"{self.slot_name(0)}.sock")
+    def lend(self, slot: int, other: int) -> None:
+        """Point a slot that is given up at another, for as long as a proxy still lists it."""
+        self._replace_link(slot, f"{self.slot_name(other)}.sock")
 
     def _replace_link(self, slot: int, target: str) -> None:
         link = self._link(slot)
@@ -273,6 +283,20 @@ class Layout:
         fresh.unlink(missing_ok=True)
         fresh.symlink_to(target)
         fresh.rename(link)
+
+    def refuse_handover(self, number: int) -> None:
+        """Have processes that go find nobody in the generation who takes their connections."""
+        for file in self._sockets(number).glob("*.sock.handover"):
+            file.unlink(missing_ok=True)
+
+    def handover(self, member: Member) -> dict[str, float]:
+        """What the member noted of the connections that it took over last; empty if it took none."""
+        file = self._sockets(member.generation) / f"{self.slot_name(member.slot)}.sock.json"
+        try:
+            noted = json.loads(file.read_text())
+            return {name: float(noted[name]) for name in HANDOVER_FIGURES}
+        except (OSError, ValueError, TypeError, KeyError):  # it is the app's file, not ours
+            return {}
 
     def drop_link(self, slot: int) -> None:
         self._link(slot).unlink(missing_ok=True)

@@ -55,12 +55,11 @@ class Kernel:
         if address.port:
             accepted = {socket.inode for socket in self._established if socket.port == address.port}
         else:
-            # A process may bind the name in its working directory or the whole path.
-            name = Path(address.socket_path).name
+            # A process may bind the name in its working directory or the whole path. One that took over connections of
+            # another slot has them under that one's name.
+            app = _app(address.socket_path)
             accepted = {
-                row.inode
-                for row in self._unix
-                if row.state == _UNIX_CONNECTED and Path(row.path).name == name
+                row.inode for row in self._unix if row.state == _UNIX_CONNECTED and _app(row.path) == app
             }
         return len(self._sockets(pid) & accepted)
 
@@ -189,3 +188,8 @@ def orphans(kernel: Kernel, layout: Layout, supervisord: int) -> dict[int, Membe
         if slot is not None:
             found[pid] = Member(slot, generation)
     return {pid: member for pid, member in found.items() if kernel.parent(pid) not in found}
+
+
+def _app(socket_path: str) -> str:
+    """The name of a slot's socket without the slot's number."""
+    return Path(socket_path).name.rpartition("_")[0]

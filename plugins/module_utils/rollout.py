@@ -34,6 +34,8 @@ CHECKS_UNTIL_UNHEALTHY = 3
 LOG_LINES = 20
 LOG_BYTES = 64 * 1024
 GLANCES = 5
+# The runner's own limit is 5 s, WS_HANDOVER_SECONDS.
+HANDOVER_SECONDS = 7.0
 
 
 class RolloutError(Exception):
@@ -62,9 +64,13 @@ class Plan:
 
 @dataclass(frozen=True)
 class Forecast:
-    """What carrying out a plan costs: clients that must reconnect, time, memory while old and new overlap."""
+    """What carrying out a plan costs: clients that must reconnect, time, memory while old and new overlap.
+
+    `moving` are the connections that go on in the new processes, as far as they become quiet in time.
+    """
 
     connections: int
+    moving: int
     drain_seconds: float
     memory_needed_bytes: int
     memory_available_bytes: int
@@ -73,7 +79,8 @@ class Forecast:
     def __str__(self) -> str:
         needed, available = self.memory_needed_bytes // 2**20, self.memory_available_bytes // 2**20
         return (
-            f"Connections that will be closed: {self.connections}, within about {self.drain_seconds:.0f} s; "
+            f"Connections that will move: {self.moving}, that will be closed: {self.connections}, "
+            f"within about {self.drain_seconds:.0f} s; "
             f"memory that new processes need beside the old ones: {needed} MiB, available: {available} MiB"
             f"{'' if self.fits else ', too little'}"
         )
@@ -106,6 +113,7 @@ class Rollout:
     watch_seconds: float = 0.0
     max_generations: int = 3
     memory_check: bool = True
+    close_connections: bool = False
     clock: t.Callable[[], float] = time.monotonic
     sleep: t.Callable[[float], None] = time.sleep
     problem: t.Callable[[health.Address, str], str] = health.problem
@@ -113,6 +121,9 @@ class Rollout:
     kill: t.Callable[[int, int], None] = os.kill
     say: t.Callable[[str], None] = lambda _text: None  # how far it is, a line at a time
     warnings: list[str] = field(default_factory=list)
+    handovers: dict[int, dict[str, float]] = field(
+        default_factory=dict
+    )  # by slot, what moved to its new process
     interrupted: str = ""  # the signal that asked for an end; may be set at any time
     _switching: bool = False
     _log_ends: dict[int, int] = field(default_factory=dict)
@@ -173,10 +184,13 @@ class Rollout:
         kernel, running = self.kernel(), self._running()
         generations = self.layout.read_generations()
         leaving = {running[member].pid: member for member in plan.leave if _serves(running.get(member))}
-        connections, seconds = 0, 0.0
+        connections, moving, seconds = 0, 0, 0.0
         for pid, member in (leaving | self._orphans(kernel)).items():
             generation = generations.get(member.generation)
             held = self._connections(kernel, {pid: member})
+            if generation and generation.hands_over and self._receives(plan):
+                moving += held
+                continue
             connections += held
             seconds = max(seconds, generation.seconds_to_drain(held) if generation else 0.0)
         needed = 0
@@ -189,7 +203,7 @@ class Rollout:
             elif not self.settings.port:  # there, the old one ends first
                 needed += max(NEW_PROCESS_BYTES, kernel.memory(old.pid))
         available = kernel.memory_available()
-        return Forecast(connections, round(seconds, 1), needed, available, needed <= available)
+        return Forecast(connections, moving, round(seconds, 1), needed, available, needed <= available)
 
     def execute(self, plan: Plan) -> list[Timeline]:
         """Carry the plan out, or put all back as it was; returns a time line per moved slot."""
@@ -217,7 +231,7 @@ class Rollout:
             self._undo(plan)
             raise
         for slot in plan.retire:
-            self._give_up(slot)
+            self._give_up(slot, range(self.processes))
         return timelines
 
     def settle(self, plan: Plan, wait: bool, drain: bool = True) -> list[str]:
@@ -231,12 +245,49 @@ class Rollout:
             return []
         for slot in self.layout.lent() - set(plan.retire):
             self.layout.drop_link(slot)
+        if self.close_connections and plan.leave:
+            self.layout.refuse_handover(plan.generation)
         self._let_go(plan.leave)
+        self._wait_for_handover(plan)
         orphans_told = self._let_go_of_orphans(plan)
         if wait:
             self._wait_until_stopped(plan.leave)
             self._wait_for_orphans()
         return self._prune_patiently(plan.generation, bool(plan.leave or orphans_told))
+
+    def _receives(self, plan: Plan) -> bool:
+        """Whether the generation that will serve takes over connections."""
+        generation = self.layout.read_generations().get(plan.generation, self.settings)
+        return not self.close_connections and bool(generation.hands_over)
+
+    def _wait_for_handover(self, plan: Plan) -> None:
+        """Connections move at once or not at all, so the rollout is over only then."""
+        if not self._receives(plan):
+            return
+        generations = self.layout.read_generations()
+        waiting = {
+            member
+            for member in plan.leave
+            if member.generation in generations and generations[member.generation].hands_over
+        }
+        end = self.clock() + HANDOVER_SECONDS
+        while waiting and self.clock() < end:
+            running = self._running()
+            waiting = {
+                member
+                for member in waiting
+                if member in running
+                and not running[member].is_stopped
+                and not self.layout.handover(Member(member.slot, plan.generation))
+            }
+            self.sleep(0.1)
+        for slot in sorted({member.slot for member in plan.leave}):
+            if noted := self.layout.handover(Member(slot, plan.generation)):
+                self.handovers[slot] = noted
+                self.say(
+                    f"{self.layout.slot_name(slot)}: {noted['moved']:.0f} connections moved, each paused for "
+                    f"{noted['pause_max_ms']:.0f} ms at most; {noted['stayed']:.0f} stay to be closed"
+                )
 
     def _prune_patiently(self, target: int, told: bool) -> list[str]:
         """Prune; one without connections exits at once, so look a few times before calling it draining."""
@@ -435,7 +486,7 @@ class Rollout:
             if self.settings.port:
                 self._take_back([Member(slot, plan.generation)])
             if slot not in plan.back:
-                self._give_up(slot)
+                self._give_up(slot, sorted(plan.back))
                 continue
             old = Member(slot, plan.back[slot])
             if self.settings.port:
@@ -447,11 +498,11 @@ class Rollout:
         self._let_go([member for member in present if member.generation == plan.generation])
         self._prune_patiently(max(plan.back.values()), told=True)
 
-    def _give_up(self, slot: int) -> None:
+    def _give_up(self, slot: int, others: t.Sequence[int]) -> None:
         if self.settings.port:
             self.layout.drop_link(slot)
         else:
-            self.layout.lend(slot)
+            self.layout.lend(slot, others[slot % len(others)])
 
     def _record(self) -> None:
         """Have the next boot and `current` agree with what serves."""

@@ -17,6 +17,8 @@ description:
   - A release with its settings is a generation. When the wanted one isn't the one that serves, all its
     processes are started first; when every one of them is healthy, each slot's symlink is renamed over to the
     new process, and the old processes get SIGTERM and drain. A proxy in front notices nothing and needs no reload.
+  - Where the command is the runner with C(--handover), the open connections move to the new processes, and their
+    clients notice nothing; what can't move drains.
   - When a new process doesn't become healthy, the new generation is removed, the old one still serves, and the
     message holds the last lines of the process's log. With O(canary_seconds) and O(watch_seconds), a process that
     fails later has the slots go back too, and the new processes drain.
@@ -140,6 +142,12 @@ options:
       - With V(false) they go on until a run with V(true), so that something else can be done in between.
     type: bool
     default: true
+  close_connections:
+    description:
+      - Whether to close the open connections also where they could move to the new processes, so that clients connect
+        anew, perhaps elsewhere.
+    type: bool
+    default: false
   wait:
     description: Whether to wait until the old processes have drained, orphans included.
     type: bool
@@ -227,7 +235,10 @@ forecast:
   type: dict
   contains:
     connections:
-      description: Open connections of the processes that leave; they are closed.
+      description: Open connections of the processes that leave and that are closed.
+      type: int
+    moving:
+      description: Open connections that go on in the new processes, as far as they become quiet in time.
       type: int
     drain_seconds:
       description:
@@ -247,10 +258,23 @@ forecast:
       type: bool
   sample:
     connections: 1200
+    moving: 0
     drain_seconds: 12.0
     memory_needed_bytes: 419430400
     memory_available_bytes: 1717986918
     fits: true
+handover:
+  description: What moved to the new process of each slot, by the slot's number.
+  returned: unless O(state=absent)
+  type: dict
+  sample:
+    "0":
+      moved: 412
+      stayed: 3
+      seconds: 0.6
+      pause_p50_ms: 4.1
+      pause_p99_ms: 12.3
+      pause_max_ms: 15.0
 draining:
   description:
     - Processes that no longer serve and haven't exited yet, as supervisord names them; of orphans, that is, processes
@@ -308,6 +332,7 @@ ARGUMENTS: dict[str, dict[str, t.Any]] = {
     "max_generations": {"type": "int", "default": 3},
     "memory_check": {"type": "bool", "default": True},
     "drain": {"type": "bool", "default": True},
+    "close_connections": {"type": "bool", "default": False},
     "wait": {"type": "bool", "default": False},
 }
 
@@ -344,6 +369,7 @@ def _rollout(module: AnsibleModule) -> Rollout:
         watch_seconds=options["watch_seconds"],
         max_generations=options["max_generations"],
         memory_check=options["memory_check"],
+        close_connections=options["close_connections"],
     )
 
 
@@ -386,6 +412,7 @@ def _present(module: AnsibleModule, rollout: Rollout) -> dict[str, t.Any]:
         "started": plan.start,
         "retired": plan.retire,
         "forecast": asdict(forecast),
+        "handover": rollout.handovers,
         "draining": draining,
         "diff": {
             "before_header": f"{layout.app} slots",

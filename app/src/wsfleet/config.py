@@ -223,6 +223,17 @@ class Settings:
         0.2, decimal(0, 1), "proportion of `max_age` by which it is less, at random for each connection"
     )
 
+    handover: str = setting(
+        "",
+        short("a path", 107),
+        "symlink by which clients reach `unix_socket`; at SIGTERM, connections move to where it leads then",
+    )
+    handover_seconds: float = setting(
+        5.0,
+        decimal(0.1, 3600, "seconds"),
+        "time for connections to become quiet, so that they can move; those that don't are closed",
+    )
+
     log_format: str = setting("plain", one_of("plain", "json"), "lines on stderr")
     log_level: str = setting(
         "info", one_of("debug", "info", "warning", "error"), "least level logged; debug includes every frame"

@@ -4,14 +4,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from typing import TypeAlias
 
-from websockets.asyncio.server import ServerConnection
 from websockets.exceptions import ConnectionClosed
 from websockets.protocol import State
 
-Handler: TypeAlias = Callable[[ServerConnection], Awaitable[None]]
+from .connection import Connection, Handler
 
 
 class Connections:
@@ -20,7 +17,7 @@ class Connections:
     def __init__(self, handler: Handler, limit: int) -> None:
         self._handler = handler
         self._limit = limit
-        self._served: dict[ServerConnection, None] = {}  # a dict, because it keeps the order
+        self._served: dict[Connection, asyncio.Task[None]] = {}  # a dict keeps the order
         self._empty = asyncio.Event()
         self._empty.set()
 
@@ -33,7 +30,7 @@ class Connections:
         """Whether no more connections may be opened."""
         return 0 < self._limit <= len(self)
 
-    def open(self) -> list[ServerConnection]:
+    def open(self) -> list[Connection]:
         """The connections that are neither closed nor closing, oldest first."""
         return [connection for connection in self._served if connection.state is State.OPEN]
 
@@ -41,9 +38,16 @@ class Connections:
         """Wait until all connections are closed and their handlers have returned."""
         await self._empty.wait()
 
-    async def serve(self, connection: ServerConnection) -> None:
-        """Serve one connection until it is closed. That the client has left isn't an error."""
-        self._served[connection] = None
+    async def stop(self, connection: Connection, grace: float) -> None:
+        """Cancel the handler of a connection that has moved, and wait for it at most `grace` seconds."""
+        if task := self._served.get(connection):
+            task.cancel()
+            await asyncio.wait({task}, timeout=grace)
+
+    async def serve(self, connection: Connection) -> None:
+        """Serve one connection until it is closed or has moved. That the client has left isn't an error."""
+        task: asyncio.Task[None] = asyncio.current_task()  # type: ignore[assignment] # this is one
+        self._served[connection] = task
         self._empty.clear()
         try:
             async with connection:  # the library would close it too, but only after it was forgotten here
@@ -52,6 +56,10 @@ class Connections:
                 except* ConnectionClosed:  # alone, or in the group of a handler's tasks
                     if connection.state is State.OPEN:  # it's another one, that the handler has opened itself
                         raise
+        except asyncio.CancelledError:
+            if not connection.moved:
+                raise
+            task.uncancel()
         finally:
             del self._served[connection]
             if not self._served:

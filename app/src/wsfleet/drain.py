@@ -16,10 +16,10 @@ from asyncio import FIRST_COMPLETED
 from collections.abc import Awaitable
 from queue import Empty, SimpleQueue
 
-from websockets.asyncio.server import ServerConnection
-
 from .config import Settings
+from .connection import Connection
 from .connections import Connections
+from .handover import Handover
 from .listener import Listener
 
 logger = logging.getLogger(__name__)
@@ -109,29 +109,32 @@ class Drain:
         self._loop.call_soon_threadsafe(self._hurried.set if self._signalled else self._begun.set)
         self._signalled = True
 
-    async def serve(self, connection: ServerConnection) -> None:
+    async def serve(self, connection: Connection) -> None:
         """Serve one connection, and close it at an age drawn here so that those of one moment don't go in one."""
         age = jittered(self._settings.max_age, 1 - self._settings.max_age_jitter, 1)
-        retirement = self._loop.call_later(age, self._retire, connection)
+        reached = time.time() - connection.opened_at
+        retirement = self._loop.call_later(max(0, age - reached), self._retire, connection)
         try:
             await self._connections.serve(connection)
         finally:
             retirement.cancel()
 
-    def _retire(self, connection: ServerConnection) -> None:
+    def _retire(self, connection: Connection) -> None:
         if not self.begun:
             self._dismiss(connection, OLD)
 
-    async def run(self, listener: Listener) -> int:
+    async def run(self, listener: Listener, handover: Handover | None) -> int:
         """Wait for the signal, let all connections go, return the exit code: 0 or EXIT_FORCED."""
         await self._begun.wait()
+        if handover:
+            handover.close()
         began = self._loop.time()
         logger.info(
             "draining: %d connections, at most %g seconds",
             len(self._connections),
             self._settings.drain_seconds,
         )
-        calm = asyncio.create_task(self._close_paced(listener, began + self._settings.drain_seconds))
+        calm = asyncio.create_task(self._let_go(listener, handover, began + self._settings.drain_seconds))
         hurried = asyncio.create_task(self._hurried.wait())
         await asyncio.wait({calm, hurried}, timeout=self._settings.drain_seconds, return_when=FIRST_COMPLETED)
         calm.cancel()
@@ -149,9 +152,15 @@ class Drain:
         logger.info("stopped after %.1f seconds", self._loop.time() - began)
         return 0
 
-    async def _close_paced(self, listener: Listener, deadline: float) -> None:
+    async def _let_go(self, listener: Listener, handover: Handover | None, deadline: float) -> None:
+        """Move what can move, and close the rest one after the other."""
         await asyncio.sleep(SETTLE)
         listener.close()
+        if handover and len(self._connections):
+            await handover.run(min(deadline, self._loop.time() + self._settings.handover_seconds))
+        await self._close_paced(deadline)
+
+    async def _close_paced(self, deadline: float) -> None:
         jitter = self._settings.drain_jitter
         while waiting := self._connections.open():
             count, pause = pace(
@@ -165,12 +174,12 @@ class Drain:
             await wait_at_most(jittered(pause, 1 - jitter, 1 + jitter), self._connections.wait_empty())
         await self._connections.wait_empty()
 
-    def _dismiss(self, connection: ServerConnection, reason: str) -> None:
+    def _dismiss(self, connection: Connection, reason: str) -> None:
         task = asyncio.create_task(self._close(connection, reason))
         self._leaving.add(task)
         task.add_done_callback(self._leaving.discard)
 
-    async def _close(self, connection: ServerConnection, reason: str) -> None:
+    async def _close(self, connection: Connection, reason: str) -> None:
         try:
             async with asyncio.timeout(self._settings.close_timeout):
                 await connection.close(self._settings.drain_code, reason)

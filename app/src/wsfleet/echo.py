@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """The default handler."""
 
-from websockets.asyncio.server import ServerConnection
+from .connection import Connection, resumable
 
 
-async def handler(connection: ServerConnection) -> None:
+@resumable()
+async def handler(connection: Connection) -> None:
     """Send every message back: text as text, binary as binary."""
     async for message in connection:
         await connection.send(message)

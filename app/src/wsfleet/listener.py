@@ -15,8 +15,16 @@ from websockets.extensions.permessage_deflate import ServerPerMessageDeflateFact
 from websockets.http11 import SERVER
 
 from .config import Settings
+from .connection import Connection
+from .handover import Builder
+from .internals import DeflateFactory
 
 COMPRESSION = {"memory": (11, 4), "balanced": (12, 5), "ratio": (15, 8)}  # window bits, memory level
+
+
+def compress_settings(settings: Settings) -> dict[str, int]:
+    """What zlib.compressobj() gets beside the window."""
+    return {"memLevel": settings.mem_level or COMPRESSION.get(settings.compression, (0, 8))[1]}
 
 
 def make_extensions(settings: Settings) -> list[ServerExtensionFactory]:
@@ -27,20 +35,19 @@ def make_extensions(settings: Settings) -> list[ServerExtensionFactory]:
     """
     if settings.compression == "off":
         return []
-    bits, level = COMPRESSION[settings.compression]
+    bits, _level = COMPRESSION[settings.compression]
     server_bits = settings.server_window_bits or bits
     client_bits = settings.client_window_bits or bits
-    zlib = {"memLevel": settings.mem_level or level}
+    zlib = compress_settings(settings)
+    factory = DeflateFactory if settings.handover else ServerPerMessageDeflateFactory
     return [
-        ServerPerMessageDeflateFactory(
+        factory(
             server_max_window_bits=server_bits,
             client_max_window_bits=client_bits,
             compress_settings=zlib,
             require_client_max_window_bits=client_bits < 15,
         ),
-        ServerPerMessageDeflateFactory(
-            server_max_window_bits=server_bits, client_no_context_takeover=True, compress_settings=zlib
-        ),
+        factory(server_max_window_bits=server_bits, client_no_context_takeover=True, compress_settings=zlib),
     ]
 
 
@@ -67,18 +74,30 @@ def make_options(settings: Settings) -> dict[str, Any]:
     }
 
 
+def make_builder(settings: Settings, listener: Listener) -> Builder:
+    """What makes connections of those that come from another process."""
+    options = make_options(settings)
+    names = ("ping_interval", "ping_timeout", "close_timeout", "max_queue", "write_limit")
+    return Builder(
+        listener.server,
+        {name: options[name] for name in names},
+        {"max_size": settings.max_size},
+        compress_settings(settings),
+    )
+
+
 class Listener:
     """A server that accepts connections until `close`, and its unix socket's file."""
 
     def __init__(self, server: Server, path: Path | None) -> None:
-        self._server = server
+        self.server = server
         self._path = path
         self._inode = path.stat() if path else None
 
     @classmethod
     async def open(cls, settings: Settings, **callbacks: Any) -> Listener:
         """Start to listen; OSError if that's impossible. `callbacks`: handler and process_request."""
-        options = make_options(settings) | callbacks
+        options = make_options(settings) | {"create_connection": Connection} | callbacks
         if settings.unix_socket:
             # A relative path stays so, because paths of unix sockets are limited to 107 bytes.
             server = await unix_serve(path=settings.unix_socket, **options)
@@ -92,11 +111,11 @@ class Listener:
         """Where it listens."""
         if self._path:
             return f"unix:{self._path}"
-        return ", ".join("{}:{}".format(*sock.getsockname()) for sock in self._server.sockets)
+        return ", ".join("{}:{}".format(*sock.getsockname()) for sock in self.server.sockets)
 
     def close(self) -> None:
         """Stop accepting; open connections stay, handshakes under way get 503. Again: nothing happens."""
-        self._server.close(close_connections=False)
+        self.server.close(close_connections=False)
         inode, self._inode = self._inode, None  # once closed, the number may become another file's
         if self._path and inode:  # Python 3.13 removes the file by itself, 3.11 leaves it
             with contextlib.suppress(FileNotFoundError):
@@ -105,4 +124,4 @@ class Listener:
 
     async def wait_closed(self) -> None:
         """Wait until it is closed and all handlers have returned."""
-        await self._server.wait_closed()
+        await self.server.wait_closed()

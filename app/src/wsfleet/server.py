@@ -11,11 +11,14 @@ from asyncio import AbstractEventLoop, Runner
 from collections.abc import Callable
 from importlib.util import find_spec
 
+from . import internals
 from .config import Settings, refusal, shown
-from .connections import Connections, Handler
+from .connection import Handler, resumption_of
+from .connections import Connections
 from .drain import Drain
+from .handover import Handover
 from .health import make_process_request
-from .listener import Listener
+from .listener import Listener, make_builder
 
 logger = logging.getLogger(__name__)
 
@@ -54,6 +57,23 @@ def raise_nofile_limit() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
+def open_handover(
+    settings: Settings, handler: Handler, connections: Connections, listener: Listener
+) -> Handover | None:
+    """Be ready to receive and send connections; None where they can only be closed."""
+    resumption = resumption_of(handler)
+    if not (settings.handover and settings.unix_socket and resumption):
+        return None
+    if not internals.known():
+        logger.warning(
+            "connections will be closed, not moved: websockets %s isn't one of %s",
+            internals.VERSION,
+            ", ".join(internals.KNOWN),
+        )
+        return None
+    return Handover(settings, connections, resumption, make_builder(settings, listener))
+
+
 async def serve(settings: Settings, handler: Handler) -> int:
     """Serve until SIGTERM or SIGINT; return the exit code, 1 if it's impossible to listen."""
     connections = Connections(handler, settings.max_connections)
@@ -69,9 +89,10 @@ async def serve(settings: Settings, handler: Handler) -> int:
             "cannot listen on %s: %s", settings.unix_socket or f"{settings.host}:{settings.port}", error
         )
         return 1
+    handover = open_handover(settings, handler, connections, listener)
     changed = " ".join(f"{name}={shown(value)}" for name, value in settings.changed().items())
     logger.info("listening on %s, settings: %s", listener, changed or "all default")
-    return await drain.run(listener)
+    return await drain.run(listener, handover)
 
 
 def run(settings: Settings) -> int:

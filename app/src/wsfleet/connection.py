@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a handler gets: the library's connection, and what it needs to go on in another process."""
+
+from __future__ import annotations
+
+import time
+from asyncio import BaseTransport
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, TypeAlias, TypeVar
+
+from websockets.asyncio.server import ServerConnection
+from websockets.frames import Frame
+
+from . import internals
+
+Handler: TypeAlias = Callable[[Any], Awaitable[None]]
+H = TypeVar("H", bound=Handler)
+
+
+class Connection(ServerConnection):
+    """A connection that may move to another process while it is open."""
+
+    session: dict[str, Any]
+    """What the handler wants to find again after a move; JSON must be able to hold it."""
+
+    resumed: bool
+    """Whether the connection has come from another process, and its handler hasn't begun it."""
+
+    moved: bool
+    """Whether the connection goes on in another process. A handler that is cancelled can tell by it."""
+
+    opened_at: float
+    """When the client opened it, in seconds since the epoch."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.session = {}
+        self.resumed = False
+        self.moved = False
+        self.opened_at = time.time()
+        self.late: list[Frame] = []
+        self._waiting = 0
+
+    @property
+    def waits(self) -> bool:
+        """Whether somebody waits for the connection to close."""
+        return self._waiting > 0
+
+    async def wait_closed(self) -> None:
+        """Wait until the connection is closed."""
+        self._waiting += 1
+        try:
+            await super().wait_closed()
+        finally:
+            self._waiting -= 1
+
+    def connection_made(self, transport: BaseTransport) -> None:
+        """Begin to serve the connection; before anything else, its client gets what it should have had."""
+        super().connection_made(transport)
+        internals.send_frames(self, self.late)
+
+    async def handshake(self, *arguments: Any, **options: Any) -> None:
+        """Perform the opening handshake, once in the life of a connection."""
+        if not self.resumed:
+            await super().handshake(*arguments, **options)
+
+
+@dataclass(frozen=True)
+class Resumption:
+    """Which sessions a handler goes on with: those of its own version and of `accepts`."""
+
+    version: int
+    accepts: frozenset[int]
+
+
+def resumable(*, version: int = 0, accepts: Iterable[int] = ()) -> Callable[[H], H]:
+    """Say that a handler can go on in another process with a connection that another process has begun.
+
+    It is called there with `connection.resumed` true and with the `connection.session` that it has left, at a moment
+    when it had nothing to do but to wait in recv(), `async for` or wait_closed(). Here, it is cancelled then, with
+    `connection.moved` true.
+
+    `version` is that of what it keeps in the session; change it with its meaning. `accepts` are older versions that
+    it understands. Connections with other versions don't move; they are closed.
+    """
+
+    def mark(handler: H) -> H:
+        handler.__wsfleet_resumption__ = Resumption(version, frozenset({version, *accepts}))  # type: ignore[attr-defined]
+        return handler
+
+    return mark
+
+
+def resumption_of(handler: Handler) -> Resumption | None:
+    """What `resumable` has said, None if nothing."""
+    return getattr(handler, "__wsfleet_resumption__", None)

@@ -1,0 +1,149 @@
+# SPDX-License-Identifier: Apache-2.0
+"""All that reaches into the library beyond what it documents; test_internals.py holds what is relied on here.
+
+An open connection is more than its socket: the parser may be inside a frame, a message may wait for the handler,
+the window that the next compressed message refers to is inside zlib. A connection that is quiet has none of this
+but the window, which is kept here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import zlib
+from collections.abc import Sequence
+from types import GeneratorType
+from typing import TYPE_CHECKING, Any
+
+import websockets.version
+from websockets.extensions.base import Extension
+from websockets.extensions.permessage_deflate import PerMessageDeflate, ServerPerMessageDeflateFactory
+from websockets.frames import Close, Frame, Opcode
+from websockets.protocol import State
+from websockets.server import ServerProtocol
+from websockets.typing import ExtensionParameter
+
+if TYPE_CHECKING:
+    from .connection import Connection
+
+VERSION = websockets.version.version
+KNOWN = ("17.4",)  # versions of the library for which the tests here were run
+
+
+def known() -> bool:
+    """Whether connections may be moved with this version of the library."""
+    return VERSION in KNOWN
+
+
+class Deflate(PerMessageDeflate):
+    """Permessage-deflate that keeps the end of what it has inflated: what the client's next message may refer to."""
+
+    window = b""
+
+    @classmethod
+    def of(cls, other: PerMessageDeflate) -> Deflate:
+        """The same, with nothing inflated or deflated yet."""
+        return cls(
+            other.remote_no_context_takeover,
+            other.local_no_context_takeover,
+            other.remote_max_window_bits,
+            other.local_max_window_bits,
+            other.compress_settings,
+        )
+
+    def decode(self, frame: Frame, *, max_size: int | None = None) -> Frame:
+        """Inflate a frame."""
+        decoded = super().decode(frame, max_size=max_size)
+        if decoded is not frame and not self.remote_no_context_takeover:  # it is, if it wasn't compressed
+            size = 1 << self.remote_max_window_bits
+            self.window = (self.window + bytes(decoded.data[-size:]))[-size:]
+        return decoded
+
+    def prime(self, window: bytes) -> None:
+        """Go on inflating where another one stopped that has kept `window`. Deflating needs no such thing."""
+        if not self.remote_no_context_takeover:
+            self.window = window
+            self.decoder = zlib.decompressobj(wbits=-self.remote_max_window_bits, zdict=window)
+
+
+class DeflateFactory(ServerPerMessageDeflateFactory):
+    """Negotiates Deflate."""
+
+    def process_request_params(
+        self, params: Sequence[ExtensionParameter], accepted_extensions: Sequence[Extension]
+    ) -> tuple[list[ExtensionParameter], PerMessageDeflate]:
+        """Negotiate as the library does."""
+        answer, extension = super().process_request_params(params, accepted_extensions)
+        return answer, Deflate.of(extension)
+
+
+def is_quiet(connection: Connection) -> bool:
+    """Whether nothing of the connection is under way in this process, and its handler waits for the client."""
+    protocol, messages = connection.protocol, connection.recv_messages
+    return (
+        protocol.state is State.OPEN
+        and not connection.transport.is_closing()
+        and connection.transport.get_write_buffer_size() == 0
+        and _at_frame_boundary(protocol)
+        and protocol.current_size is None  # no message in fragments, neither from the client
+        and not protocol.expect_continuation_frame  # nor to it
+        and connection.send_in_progress is None
+        and not connection.pending_pings
+        and not messages.frames
+        and (connection.waits or _is_waiting(messages.frames.get_waiter))
+    )
+
+
+def _at_frame_boundary(protocol: ServerProtocol) -> bool:
+    """Whether the parser has consumed all it got, and no part of a frame."""
+    generator: Any = protocol.parser
+    while isinstance(generator.gi_yieldfrom, GeneratorType):
+        generator = generator.gi_yieldfrom
+    return bool(generator.gi_code.co_name == "at_eof") and not protocol.reader.buffer
+
+
+def _is_waiting(waiter: asyncio.Future[None] | None) -> bool:
+    return waiter is not None and not waiter.done()
+
+
+def freeze(connection: Connection) -> list[Frame]:
+    """Stop reading and writing; returns where frames go meanwhile that the handler or a broadcast sends."""
+    held: list[Frame] = []
+    connection.transport.pause_reading()
+    connection.protocol.send_frame = held.append  # type: ignore[method-assign, assignment]
+    if connection.keepalive_task is not None:
+        connection.keepalive_task.cancel()
+    return held
+
+
+def thaw(connection: Connection, held: list[Frame]) -> None:
+    """Undo `freeze`."""
+    del connection.protocol.send_frame
+    for frame in held:
+        connection.protocol.send_frame(frame)
+    connection.send_data()
+    connection.start_keepalive()
+    connection.transport.resume_reading()
+
+
+def send_frames(connection: Connection, frames: list[Frame]) -> None:
+    """Send frames of whole messages; a close as the closing handshake's beginning."""
+    for frame in frames:
+        if frame.opcode is Opcode.CLOSE:
+            close = Close.parse(frame.data)
+            connection.protocol.send_close(close.code, close.reason)
+        else:
+            connection.protocol.send_frame(frame)
+    connection.send_data()
+
+
+def let_go(connection: Connection) -> None:
+    """Have the connection be closed for this process, without a word on the wire; `abort` follows."""
+    connection.protocol.state = State.CLOSED  # a broadcast leaves it out
+    connection.close_deadline = connection.loop.time()  # whoever sends gets ConnectionClosed at once
+
+
+def open_protocol(extensions: list[Extension], **options: Any) -> ServerProtocol:
+    """The protocol of a connection that is open already."""
+    protocol = ServerProtocol(state=State.OPEN, **options)
+    protocol.extensions = extensions
+    return protocol
