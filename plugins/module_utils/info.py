@@ -53,7 +53,8 @@ class Info:
                 pid = next((pid for pid, orphan in others.items() if orphan == member), 0)
                 others.pop(pid, None)
             state = process.state if process else ORPHAN if pid else MISSING
-            slots.append({"slot": slot, **self._describe(member, pid, state)})
+            handover = self.layout.handover(member) if pid else {}
+            slots.append({"slot": slot, **self._describe(member, pid, state), "handover": handover or None})
             self._judge(member, process, pid)
         self._compare()
         return {

@@ -79,8 +79,8 @@ class Forecast:
     def __str__(self) -> str:
         needed, available = self.memory_needed_bytes // 2**20, self.memory_available_bytes // 2**20
         return (
-            f"Connections that will move: {self.moving}, that will be closed: {self.connections}, "
-            f"within about {self.drain_seconds:.0f} s; "
+            f"{f'Connections that will move: {self.moving}; ' if self.moving else ''}"
+            f"Connections that will be closed: {self.connections}, within about {self.drain_seconds:.0f} s; "
             f"memory that new processes need beside the old ones: {needed} MiB, available: {available} MiB"
             f"{'' if self.fits else ', too little'}"
         )

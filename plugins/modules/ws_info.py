@@ -99,6 +99,12 @@ slots:
     memory_bytes:
       description: Memory that it uses (proportional set size).
       type: int
+    handover:
+      description:
+        - What it took over of the process before it, null when nothing. The numbers of connections that moved and that
+          stayed to be closed, the seconds that it took, and for how many milliseconds a connection was paused. Only in
+          RV(slots).
+      type: dict
   sample:
     - slot: 0
       process: chat_00-g7:chat_00
@@ -109,6 +115,13 @@ slots:
       age_seconds: 86400
       connections: 512
       memory_bytes: 73400320
+      handover:
+        moved: 498
+        stayed: 2
+        seconds: 0.7
+        pause_p50_ms: 4.1
+        pause_p99_ms: 12.3
+        pause_max_ms: 15.0
 draining:
   description:
     - Processes that run and no longer serve, orphans included.

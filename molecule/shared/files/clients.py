@@ -17,6 +17,7 @@ import collections
 import json
 import math
 import os
+import random
 import resource
 import signal
 import ssl
@@ -29,12 +30,14 @@ from typing import Any, TypeVar
 
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
+from websockets.extensions.permessage_deflate import ClientPerMessageDeflateFactory
 from websockets.protocol import State
 
 T = TypeVar("T")
 Result = dict[str, Any]
 Stream = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
+SIZES = (0, 0, 10, 100, 100, 1000, 1000, 8000, 50_000)  # characters of mixed messages
 OPEN_TIMEOUT = 20  # seconds; nginx may hold a handshake while all processes are down
 CLOSE_TIMEOUT = 5
 
@@ -119,7 +122,7 @@ class Target:
             self.connection["ssl"] = ssl.create_default_context(cafile=args.ca)
             self.connection["server_hostname"] = url.hostname
 
-    async def open(self) -> ClientConnection:
+    async def open(self, **options: Any) -> ClientConnection:
         """Return an open WebSocket connection, or raise what websockets does."""
         return await connect(
             self.url,
@@ -128,6 +131,7 @@ class Target:
             open_timeout=OPEN_TIMEOUT,
             close_timeout=CLOSE_TIMEOUT,
             **self.connection,
+            **options,
         )
 
     async def open_stream(self) -> Stream:
@@ -241,13 +245,16 @@ class Hold:
         await cancel(tasks)
         return result
 
-    async def client(self, _index: int) -> None:
+    def connect(self, _index: int) -> Coroutine[Any, Any, ClientConnection]:
+        return self.target.open()
+
+    async def client(self, index: int) -> None:
         """Play one client until its connection is closed; with --reconnect, until cancelled."""
-        websocket = await self.seen.open(self.target.open())
+        websocket = await self.seen.open(self.connect(index))
         while websocket:
             self.open += 1
             try:
-                await self.talk(websocket)
+                await self.talk(websocket, index)
             except ConnectionClosed as exc:
                 self.seen.closed_by(exc)
             finally:
@@ -256,21 +263,21 @@ class Hold:
             if not self.args.reconnect:
                 return
             lost = time.monotonic()
-            while not (websocket := await self.seen.open(self.target.open())):
+            while not (websocket := await self.seen.open(self.connect(index))):
                 await asyncio.sleep(0.1)
             self.reconnect_times.append(time.monotonic() - lost)
 
-    async def talk(self, websocket: ClientConnection) -> None:
+    async def talk(self, websocket: ClientConnection, index: int) -> None:
         """Send messages and wait for their echoes until ConnectionClosed."""
         while True:
             if self.args.interval:
-                await self.exchange(websocket)
+                await self.exchange(websocket, index)
             await first_of(websocket.wait_closed(), timeout=self.args.interval or None)
             while websocket.state is State.CLOSED:
                 await websocket.recv()  # raises, unless there is a message that nobody asked for
                 self.wrong += 1
 
-    async def exchange(self, websocket: ClientConnection) -> None:
+    async def exchange(self, websocket: ClientConnection, _index: int) -> None:
         message = str(self.sent)
         self.sent += 1
         begin = time.monotonic()
@@ -287,9 +294,56 @@ class Hold:
             self.wrong += 1
 
 
+class Mixed(Hold):
+    """Connections of every kind: compressed or not, in fragments, with pings, and some that read late."""
+
+    FRESH = ClientPerMessageDeflateFactory(server_no_context_takeover=True, client_no_context_takeover=True)
+    OPTIONS: tuple[dict[str, Any], ...] = (
+        {},
+        {"compression": None},
+        {"compression": None, "extensions": [FRESH]},
+        {"max_queue": 1},
+        {},
+        {"compression": None},
+    )
+
+    def connect(self, index: int) -> Coroutine[Any, Any, ClientConnection]:
+        return self.target.open(max_size=None, **self.OPTIONS[index % len(self.OPTIONS)])
+
+    async def exchange(self, websocket: ClientConnection, index: int) -> None:
+        """Send one message, or twenty before the first is read; wait for as many echoes."""
+        kind = index % len(self.OPTIONS)
+        messages = [self.message() for _n in range(20 if kind == 3 else 1)]
+        begin = time.monotonic()
+        try:
+            for message in messages:
+                await websocket.send([message[:9], message[9:11], message[11:]] if kind == 4 else message)
+            pong = await websocket.ping() if kind == 5 else None
+            if kind == 3:
+                await asyncio.sleep(0.3)
+            for message in messages:
+                if await websocket.recv() == message:
+                    self.echoed += 1
+                else:
+                    self.wrong += 1
+            if pong:
+                await pong
+        except ConnectionClosed:
+            self.unanswered += 1
+            raise
+        self.echo_times.append(time.monotonic() - begin)
+
+    def message(self) -> str | bytes:
+        self.sent += 1
+        text = f"message number {self.sent} " + "".join(
+            random.choices("abcdef \u00e4", k=random.choice(SIZES))
+        )  # noqa: S311
+        return text if self.sent % 2 else text.encode()
+
+
 async def hold(args: argparse.Namespace, stop: asyncio.Event) -> Result:
     """Open connections and hold them, with a numbered message on each at an interval."""
-    return await Hold(args).run(stop)
+    return await (Mixed(args) if args.mixed else Hold(args)).run(stop)
 
 
 async def handshakes(args: argparse.Namespace, stop: asyncio.Event) -> Result:
@@ -474,6 +528,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
             sub.add_argument(
                 "--connect-rate", type=number(0, 2000), default=100, help="a second; 0: at once (default 100)"
             )
+            sub.add_argument("--mixed", action="store_true", help="connections and messages of every kind")
             sub.add_argument(
                 "--reconnect", action="store_true", help="open a new connection for a closed one"
             )

@@ -72,6 +72,13 @@ def test_a_slot_without_a_process() -> None:
     assert "missing  -    -" in lines[1]
 
 
+def test_connections_that_moved_are_said() -> None:
+    lines = status(info(slots=[member(0, 2, handover={"moved": 9.0, "stayed": 1.0, "pause_max_ms": 8.2})]))
+    assert lines[-1] == (
+        "chat_00 took over 9 connections from the process before, each paused for 8 ms at most; 1 were closed"
+    )
+
+
 def test_old_workers_of_nginx_and_problems_are_said() -> None:
     lines = status(
         info(

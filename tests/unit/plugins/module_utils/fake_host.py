@@ -24,7 +24,14 @@ from ansible_collections.wsfleet.websockets.plugins.module_utils.supervisor impo
 )
 
 ME = pwd.getpwuid(os.getuid()).pw_name
-OPTIONS = {"restart", "canary_seconds", "watch_seconds", "max_generations", "memory_check"}
+OPTIONS = {
+    "restart",
+    "canary_seconds",
+    "watch_seconds",
+    "max_generations",
+    "memory_check",
+    "close_connections",
+}
 MY_GROUP = grp.getgrgid(os.getgid()).gr_name
 
 

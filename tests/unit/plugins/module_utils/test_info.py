@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
 import typing as t
@@ -79,8 +80,22 @@ def test_slots_and_the_processes_that_serve_them(host: ObservedHost) -> None:
         "age_seconds": 75,
         "connections": 3,
         "memory_bytes": 20 * 2**20,
+        "handover": None,
     }
     assert [slot["slot"] for slot in seen["slots"]] == [0, 1]
+
+
+def test_what_a_process_took_over(host: ObservedHost) -> None:
+    figures = {
+        "moved": 3,
+        "stayed": 1,
+        "seconds": 0.5,
+        "pause_p50_ms": 2,
+        "pause_p99_ms": 8,
+        "pause_max_ms": 9,
+    }
+    (host.layout.run / "g1/echo_00.sock.json").write_text(json.dumps(figures))
+    assert [slot["handover"] for slot in host.look()["slots"]] == [figures, None]
 
 
 def test_draining_process_has_so_many_seconds_left(host: ObservedHost) -> None:

@@ -309,6 +309,7 @@ def test_forecast_of_the_runner(host: Host) -> None:
     pace = {"WS_DRAIN_SECONDS": "30", "WS_DRAIN_RATE": "20"}
     assert forecast_of_an_upgrade(host, environment=pace) == {
         "connections": 400,
+        "moving": 0,
         "drain_seconds": 15.0,
         "memory_needed_bytes": (80 + 30) * 2**20,
         "memory_available_bytes": 1000 * 2**20,
@@ -885,3 +886,94 @@ def test_progress_of_the_first_deployment_and_of_nothing_to_do(host: Host) -> No
         rollout.say = said.append
         host.carry_out(rollout)
         assert said == expected
+
+
+# Handover
+
+RUNNER = 'python -m wsfleet --unix-socket "$SUPERVISOR_PROCESS_NAME.sock" --handover "../$SUPERVISOR_PROCESS_NAME.sock"'
+FIGURES = {"moved": 3, "stayed": 1, "seconds": 0.5, "pause_p50_ms": 2, "pause_p99_ms": 8, "pause_max_ms": 9}
+
+
+def receive(host: Host, generation: int, *slots: int, figures: object = FIGURES) -> t.Callable[[], None]:
+    """What the runner does when it has taken over connections."""
+
+    def note() -> None:
+        for slot in slots:
+            file = host.layout.run / f"g{generation}/echo_{slot:02d}.sock.json"
+            file.write_text(json.dumps(figures))
+
+    return note
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "close", "moving"),
+    [
+        (RUNNER, RUNNER, False, 7),
+        (RUNNER, RUNNER, True, 0),
+        (RUNNER, "python -m wsfleet", False, 0),
+        ("python -m wsfleet", RUNNER, False, 0),
+    ],
+)
+def test_forecast_of_what_moves(host: Host, old: str, new: str, close: bool, moving: int) -> None:
+    host.roll(command=old)
+    host.proc.process(host.pid("echo_00-g1"), "echo_00.sock", connections=7)
+    rollout = host.rollout(command=new, release=B, close_connections=close)
+    forecast = rollout.forecast(rollout.plan())
+    assert (forecast.moving, forecast.connections) == (moving, 7 - moving)
+    assert ("Connections that will move: 7; " in str(forecast)) == (moving > 0)
+
+
+def test_rollout_is_over_when_the_connections_have_moved(host: Host) -> None:
+    host.roll(command=RUNNER)
+    host.supervisor.drains_for_ever = True
+    host.later = [(3, receive(host, 2, 0, 1))]
+    rollout = host.rollout(release=B)
+    said: list[str] = []
+    rollout.say = said.append
+    host.carry_out(rollout)
+    assert 3 <= rollout.clock() < 5
+    assert rollout.handovers == {0: FIGURES, 1: FIGURES}
+    assert said[-1] == "echo_01: 3 connections moved, each paused for 9 ms at most; 1 stay to be closed"
+
+
+def test_handover_that_nobody_notes_is_waited_for_7_seconds(host: Host) -> None:
+    host.roll(command=RUNNER)
+    host.supervisor.drains_for_ever = True
+    rollout = host.rollout(release=B)
+    host.carry_out(rollout)
+    assert 7 <= rollout.clock() < 9
+    assert rollout.handovers == {}
+
+
+@pytest.mark.parametrize("figures", [None, [], {}, FIGURES | {"moved": None}, FIGURES | {"moved": "x"}])
+def test_notes_that_are_none_are_ignored(host: Host, figures: object) -> None:
+    host.roll(command=RUNNER)
+    host.later = [(0.1, receive(host, 2, 0, figures=figures))]
+    rollout = host.rollout(release=B)
+    host.carry_out(rollout)
+    assert rollout.handovers == {}
+
+
+def test_processes_that_shall_close_their_connections_find_no_successor(host: Host) -> None:
+    host.roll(command=RUNNER)
+    for close, kept in ((False, True), (True, False)):
+        rollout = host.rollout(release=f"{B}{close}", close_connections=close)
+        plan = rollout.plan()
+        rollout.execute(plan)
+        new = host.layout.run / f"g{plan.generation}/echo_00.sock.handover"
+        new.touch()
+        rollout.settle(plan, wait=False)
+        assert new.exists() is kept
+
+
+def test_slots_that_are_given_up_are_lent_to_all_that_stay(host: Host) -> None:
+    host.roll(processes=6)
+    rollout = host.rollout(processes=2)
+    rollout.execute(rollout.plan())
+    lent = {name: target for name, target in host.links().items() if "/" not in target}
+    assert lent == {
+        "echo_02.sock": "echo_00.sock",
+        "echo_03.sock": "echo_01.sock",
+        "echo_04.sock": "echo_00.sock",
+        "echo_05.sock": "echo_01.sock",
+    }
