@@ -34,8 +34,6 @@ CHECKS_UNTIL_UNHEALTHY = 3
 LOG_LINES = 20
 LOG_BYTES = 64 * 1024
 GLANCES = 5
-# The runner's own limit is 5 s, WS_HANDOVER_SECONDS.
-HANDOVER_SECONDS = 7.0
 
 
 class RolloutError(Exception):
@@ -270,7 +268,7 @@ class Rollout:
             for member in plan.leave
             if member.generation in generations and generations[member.generation].hands_over
         }
-        end = self.clock() + HANDOVER_SECONDS
+        end = self.clock() + max((self._stop_seconds(member.generation) for member in waiting), default=0)
         while waiting and self.clock() < end:
             running = self._running()
             waiting = {

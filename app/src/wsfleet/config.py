@@ -231,7 +231,7 @@ class Settings:
     handover_seconds: float = setting(
         5.0,
         decimal(0.1, 3600, "seconds"),
-        "time for connections to become quiet, so that they can move; those that don't are closed",
+        "time to wait for connections that aren't quiet enough to move, while none moves; then they are closed",
     )
 
     log_format: str = setting("plain", one_of("plain", "json"), "lines on stderr")

@@ -157,7 +157,7 @@ class Drain:
         await asyncio.sleep(SETTLE)
         listener.close()
         if handover and len(self._connections):
-            await handover.run(min(deadline, self._loop.time() + self._settings.handover_seconds))
+            await handover.run(deadline)
         await self._close_paced(deadline)
 
     async def _close_paced(self, deadline: float) -> None:

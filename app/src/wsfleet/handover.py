@@ -36,7 +36,7 @@ from .packets import FORMAT, BadPacketError, Bye, Go, Hello, Late, Offer, Peer, 
 
 logger = logging.getLogger(__name__)
 
-WINDOW = 16  # connections offered and not answered yet: each waits for those before it
+WINDOW = 2  # connections offered and not answered yet: more would each wait for those before it
 LOOK = 0.002  # seconds until looking again for connections that have become quiet, at first
 LOOK_MOST = 0.02  # and later
 LATE_BYTES = 64 * 1024  # of a message in one packet
@@ -82,18 +82,20 @@ class Outcome:
 class Sender:
     """Moves the connections of this process to another one."""
 
-    def __init__(self, peer: Peer, connections: Connections, version: int) -> None:
+    def __init__(self, peer: Peer, connections: Connections, version: int, patience: float) -> None:
         self.outcome = Outcome()
         self._peer = peer
         self._connections = connections
         self._version = version
+        self._patience = patience
+        self._last_move = 0.0
         self._offered: dict[str, Frozen] = {}
         self._refused: set[Connection] = set()
         self._progress = asyncio.Event()
         self._leaving: set[asyncio.Task[None]] = set()
 
     async def run(self, deadline: float) -> None:
-        """Move what becomes quiet before `deadline`, of the loop's clock, or until the other process is gone."""
+        """Move what becomes quiet before `deadline`, of the loop's clock, until nothing moves for too long."""
         reader = asyncio.create_task(self._read())
         try:
             await self._peer.send(Hello(format=FORMAT, pid=os.getpid()))
@@ -113,10 +115,11 @@ class Sender:
 
     async def _offer_all(self, reader: asyncio.Task[None], deadline: float) -> None:
         loop, look = asyncio.get_running_loop(), LOOK
+        self._last_move = loop.time()
         while not reader.done() and (candidates := self._candidates()):
             look = min(2 * look, LOOK_MOST)
             for connection in candidates:
-                if loop.time() >= deadline or reader.done():
+                if loop.time() >= min(deadline, self._last_move + self._patience) or reader.done():
                     return
                 if internals.is_quiet(connection):
                     look = LOOK
@@ -177,6 +180,7 @@ class Sender:
             return
         connection = self._offered.pop(name).connection
         self.outcome.moved += 1
+        self._last_move = connection.loop.time()
         self._progress.set()
         connection.moved = True
         internals.let_go(connection)
@@ -213,6 +217,7 @@ class Handover:
         self, settings: Settings, connections: Connections, resumption: Resumption, builder: Builder
     ) -> None:
         self._link = Path(settings.handover)
+        self._patience = settings.handover_seconds
         self._connections = connections
         self._resumption = resumption
         self._receiver = Receiver(
@@ -235,7 +240,7 @@ class Handover:
             logger.warning("connections are closed, not moved: %s is another user's", successor)
             peer.close()
             return
-        sender = Sender(peer, self._connections, self._resumption.version)
+        sender = Sender(peer, self._connections, self._resumption.version, self._patience)
         await sender.run(deadline)
         logger.info("%s, %d are closed", sender.outcome, len(self._connections.open()))
 

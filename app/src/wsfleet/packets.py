@@ -8,12 +8,13 @@ connection's descriptor.
 from __future__ import annotations
 
 import asyncio
+import functools
 import json
 import os
 import socket
 import struct
 from array import array
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar, TypeVar, get_type_hints
 
 FORMAT = 1
@@ -112,12 +113,11 @@ KINDS: dict[str, type[Packet]] = {kind.kind: kind for kind in (Hello, Offer, Rea
 
 def pack(packet: Packet) -> bytes:
     """The packet as bytes; TypeError or ValueError if JSON can't hold it or it is too long."""
-    values = asdict(packet)
-    data: bytes = values.pop("data")
+    values = {name: getattr(packet, name) for name in _types(type(packet))}
     header = json.dumps({"kind": packet.kind, **values}, separators=(",", ":"), allow_nan=False).encode()
-    if LENGTH.size + len(header) + len(data) > LIMIT:
-        raise ValueError(f"{len(header) + len(data)} bytes are more than {LIMIT}")
-    return LENGTH.pack(len(header)) + header + data
+    if LENGTH.size + len(header) + len(packet.data) > LIMIT:
+        raise ValueError(f"{len(header) + len(packet.data)} bytes are more than {LIMIT}")
+    return LENGTH.pack(len(header)) + header + packet.data
 
 
 def unpack(packet: bytes) -> Packet:
@@ -135,10 +135,16 @@ def unpack(packet: bytes) -> Packet:
     return kind(**values, data=packet[LENGTH.size + length :])
 
 
+@functools.cache
+def _types(kind: type[Packet]) -> dict[str, Any]:
+    """The header's fields."""
+    hints = get_type_hints(kind)
+    return {f.name: hints[f.name] for f in fields(kind) if f.name != "data"}
+
+
 def _check(kind: type[Packet], values: dict[str, Any]) -> None:
-    types = get_type_hints(kind)
-    expected = {f.name for f in fields(kind)} - {"data"}
-    if set(values) != expected:
+    types = _types(kind)
+    if set(values) != set(types):
         raise BadPacketError(f"the fields of {kind.kind} are wrong")
     for name, value in values.items():
         if not _fits(value, types[name]):

@@ -38,6 +38,7 @@ Result = dict[str, Any]
 Stream = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 SIZES = (0, 0, 10, 100, 100, 1000, 1000, 8000, 50_000)  # characters of mixed messages
+CHANCE = random.Random()  # noqa: S311 # it keeps no secret
 OPEN_TIMEOUT = 20  # seconds; nginx may hold a handshake while all processes are down
 CLOSE_TIMEOUT = 5
 
@@ -335,9 +336,8 @@ class Mixed(Hold):
 
     def message(self) -> str | bytes:
         self.sent += 1
-        text = f"message number {self.sent} " + "".join(
-            random.choices("abcdef \u00e4", k=random.choice(SIZES))
-        )  # noqa: S311
+        length = CHANCE.choice(SIZES)
+        text = f"message number {self.sent} " + "".join(CHANCE.choices("abcdef \u00e4", k=length))
         return text if self.sent % 2 else text.encode()
 
 

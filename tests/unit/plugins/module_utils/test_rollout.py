@@ -936,12 +936,12 @@ def test_rollout_is_over_when_the_connections_have_moved(host: Host) -> None:
     assert said[-1] == "echo_01: 3 connections moved, each paused for 9 ms at most; 1 stay to be closed"
 
 
-def test_handover_that_nobody_notes_is_waited_for_7_seconds(host: Host) -> None:
+def test_handover_that_nobody_notes_is_waited_for_as_long_as_a_stop_may_take(host: Host) -> None:
     host.roll(command=RUNNER)
     host.supervisor.drains_for_ever = True
     rollout = host.rollout(release=B)
     host.carry_out(rollout)
-    assert 7 <= rollout.clock() < 9
+    assert 50 <= rollout.clock() < 53
     assert rollout.handovers == {}
 
 
