@@ -287,6 +287,7 @@ draining:
 
 import contextlib
 import fcntl
+import os
 import re
 import signal
 import time
@@ -447,6 +448,9 @@ def _alone(layout: Layout) -> t.Iterator[None]:
                 if time.monotonic() > deadline:
                     raise RolloutError(f"another rollout of {layout.app} is at work on this host") from None
                 time.sleep(0.2)
+        file.truncate(0)
+        file.write(f"{os.getpid()}\n")  # for people
+        file.flush()
         yield
 
 

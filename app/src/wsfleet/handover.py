@@ -36,7 +36,10 @@ from .packets import FORMAT, BadPacketError, Bye, Go, Hello, Late, Offer, Peer, 
 
 logger = logging.getLogger(__name__)
 
-WINDOW = 2  # connections offered and not answered yet: more would each wait for those before it
+WINDOW = 2, 64  # connections offered and not answered yet: each waits for those before it
+COST = (
+    0.004  # seconds, more than a connection takes by itself: so many are offered as the answer takes anyway
+)
 LOOK = 0.002  # seconds until looking again for connections that have become quiet, at first
 LOOK_MOST = 0.02  # and later
 LATE_BYTES = 64 * 1024  # of a message in one packet
@@ -62,6 +65,7 @@ class Frozen:
 
     connection: Connection
     held: list[Frame]
+    since: float  # of the monotonic clock
 
 
 @dataclass
@@ -89,6 +93,7 @@ class Sender:
         self._version = version
         self._patience = patience
         self._last_move = 0.0
+        self._window = WINDOW[0]
         self._offered: dict[str, Frozen] = {}
         self._refused: set[Connection] = set()
         self._progress = asyncio.Event()
@@ -124,7 +129,7 @@ class Sender:
                 if internals.is_quiet(connection):
                     look = LOOK
                     await self._offer(connection)
-                    await self._have_offered_less_than(WINDOW, reader)
+                    await self._have_offered_less_than(self._window, reader)
             await asyncio.sleep(look)
 
     async def _have_offered_less_than(self, limit: int, reader: asyncio.Task[None]) -> None:
@@ -145,7 +150,7 @@ class Sender:
     async def _offer(self, connection: Connection) -> None:
         name = str(connection.id)
         descriptor = connection.transport.get_extra_info("socket").fileno()
-        self._offered[name] = Frozen(connection, internals.freeze(connection))
+        self._offered[name] = Frozen(connection, internals.freeze(connection), time.monotonic())
         try:
             await self._peer.send(describe(connection, self._version), descriptor)
         except (TypeError, ValueError) as error:  # its session is no JSON, or too long
@@ -156,6 +161,8 @@ class Sender:
         try:
             while (packet := (await self._peer.receive())[0]) is not None:
                 if isinstance(packet, Ready) and packet.id in self._offered:
+                    seconds = time.monotonic() - self._offered[packet.id].since
+                    self._window = min(max(int(seconds / COST), WINDOW[0]), WINDOW[1])
                     self._do(self._let_go(packet.id))
                 elif isinstance(packet, Refused) and packet.id in self._offered:
                     self._take_back(packet.id, packet.why)

@@ -8,13 +8,12 @@ connection's descriptor.
 from __future__ import annotations
 
 import asyncio
-import functools
 import json
 import os
 import socket
 import struct
 from array import array
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, TypeVar, get_type_hints
 
 FORMAT = 1
@@ -109,11 +108,15 @@ class Bye(Packet):
 
 
 KINDS: dict[str, type[Packet]] = {kind.kind: kind for kind in (Hello, Offer, Ready, Refused, Late, Go, Bye)}
+HEADERS = {
+    name: {header: type_ for header, type_ in get_type_hints(kind).items() if header not in ("kind", "data")}
+    for name, kind in KINDS.items()
+}
 
 
 def pack(packet: Packet) -> bytes:
     """The packet as bytes; TypeError or ValueError if JSON can't hold it or it is too long."""
-    values = {name: getattr(packet, name) for name in _types(type(packet))}
+    values = {name: getattr(packet, name) for name in HEADERS[packet.kind]}
     header = json.dumps({"kind": packet.kind, **values}, separators=(",", ":"), allow_nan=False).encode()
     if LENGTH.size + len(header) + len(packet.data) > LIMIT:
         raise ValueError(f"{len(header) + len(packet.data)} bytes are more than {LIMIT}")
@@ -135,15 +138,8 @@ def unpack(packet: bytes) -> Packet:
     return kind(**values, data=packet[LENGTH.size + length :])
 
 
-@functools.cache
-def _types(kind: type[Packet]) -> dict[str, Any]:
-    """The header's fields."""
-    hints = get_type_hints(kind)
-    return {f.name: hints[f.name] for f in fields(kind) if f.name != "data"}
-
-
 def _check(kind: type[Packet], values: dict[str, Any]) -> None:
-    types = _types(kind)
+    types = HEADERS[kind.kind]
     if set(values) != set(types):
         raise BadPacketError(f"the fields of {kind.kind} are wrong")
     for name, value in values.items():

@@ -1,0 +1,257 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What wsfleet.internals relies on in the library. Where a test fails, connections mustn't move with that version."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import zlib
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+import websockets
+from websockets.asyncio.client import ClientConnection, unix_connect
+from websockets.asyncio.server import broadcast, unix_serve
+from websockets.exceptions import ConnectionClosed
+from websockets.extensions.permessage_deflate import PerMessageDeflate
+from websockets.frames import Frame, Opcode
+from websockets.protocol import State
+from wsfleet import Connection, internals
+
+Play = Callable[[Connection, ClientConnection], Awaitable[None]]
+
+
+@asynccontextmanager
+async def connected(folder: Path) -> AsyncIterator[tuple[Connection, ClientConnection]]:
+    """A connection whose handler echoes, and its client."""
+    opened: asyncio.Future[Connection] = asyncio.get_running_loop().create_future()
+
+    async def handler(connection: Connection) -> None:
+        opened.set_result(connection)
+        async for message in connection:
+            if message == "think":
+                await asyncio.sleep(0.2)
+            await connection.send(message)
+
+    path = str(folder / "s")
+    factory = internals.DeflateFactory(server_max_window_bits=12, client_max_window_bits=12)
+    server = unix_serve(
+        handler,  # type: ignore[arg-type] # it gets what create_connection makes
+        path,
+        create_connection=Connection,
+        compression=None,
+        extensions=[factory],
+        ping_interval=None,
+    )
+    async with server, unix_connect(path, "ws://localhost/", ping_interval=None) as client:
+        connection = await opened
+        await asyncio.sleep(0)  # the handler gets to wait
+        yield connection, client
+
+
+def play(folder: Path, scene: Play) -> None:
+    async def run() -> None:
+        async with asyncio.timeout(10), connected(folder) as (connection, client):
+            await scene(connection, client)
+
+    asyncio.run(run())
+
+
+async def becomes_quiet(connection: Connection) -> None:
+    async with asyncio.timeout(5):
+        while not internals.is_quiet(connection):
+            await asyncio.sleep(0.001)
+
+
+def test_the_installed_version_is_known() -> None:
+    assert internals.known()
+    assert websockets.version.version in internals.KNOWN
+
+
+def test_connection_is_quiet_at_first_and_between_messages(tmp_path: Path) -> None:
+    async def scene(connection: Connection, client: ClientConnection) -> None:
+        assert internals.is_quiet(connection)
+        for message in ("text", b"binary", "", "x" * 100_000):
+            await client.send(message)
+            assert await client.recv() == message
+            await becomes_quiet(connection)
+
+    play(tmp_path, scene)
+
+
+@pytest.mark.parametrize("size", [1, 3, 6, 100])
+def test_part_of_a_frame_makes_it_unquiet(tmp_path: Path, size: int) -> None:
+    async def scene(connection: Connection, client: ClientConnection) -> None:
+        frame = Frame(Opcode.TEXT, b"x" * 300).serialize(mask=True, extensions=[])
+        connection.data_received(frame[:size])
+        assert not internals.is_quiet(connection)
+        connection.data_received(frame[size:])
+        assert await client.recv() == "x" * 300
+        await becomes_quiet(connection)
+
+    play(tmp_path, scene)
+
+
+def test_part_of_a_message_makes_it_unquiet(tmp_path: Path) -> None:
+    async def scene(connection: Connection, client: ClientConnection) -> None:
+        connection.data_received(Frame(Opcode.TEXT, b"a", fin=False).serialize(mask=True, extensions=[]))
+        await asyncio.sleep(0.01)
+        assert not internals.is_quiet(connection)
+        connection.data_received(Frame(Opcode.CONT, b"b").serialize(mask=True, extensions=[]))
+        assert await client.recv() == "ab"
+        await becomes_quiet(connection)
+
+    play(tmp_path, scene)
+
+
+def test_handler_that_does_something_else_makes_it_unquiet(tmp_path: Path) -> None:
+    async def scene(connection: Connection, client: ClientConnection) -> None:
+        await client.send("think")
+        await asyncio.sleep(0.05)
+        assert not internals.is_quiet(connection)
+        await client.send("more")
+        assert [await client.recv(), await client.recv()] == ["think", "more"]
+        await becomes_quiet(connection)
+
+    play(tmp_path, scene)
+
+
+def test_message_to_the_client_that_is_in_parts_makes_it_unquiet(tmp_path: Path) -> None:
+    async def scene(connection: Connection, client: ClientConnection) -> None:
+        async def parts() -> AsyncIterator[str]:
+            yield "a"
+            await asyncio.sleep(0.05)
+            assert not internals.is_quiet(connection)
+            yield "b"
+
+        await connection.send(parts())
+        assert await client.recv() == "ab"
+        await becomes_quiet(connection)
+
+    play(tmp_path, scene)
+
+
+def test_ping_without_its_pong_makes_it_unquiet(tmp_path: Path) -> None:
+    async def scene(connection: Connection, client: ClientConnection) -> None:
+        client.transport.pause_reading()
+        pong = await connection.ping()
+        assert not internals.is_quiet(connection)
+        client.transport.resume_reading()
+        await pong
+        await becomes_quiet(connection)
+
+    play(tmp_path, scene)
+
+
+def test_client_that_does_not_read_makes_it_unquiet(tmp_path: Path) -> None:
+    async def scene(connection: Connection, client: ClientConnection) -> None:
+        client.transport.pause_reading()
+        broadcast([connection], os.urandom(900_000))
+        assert not internals.is_quiet(connection)
+        client.transport.resume_reading()
+        assert len(await client.recv()) == 900_000
+        await becomes_quiet(connection)
+
+    play(tmp_path, scene)
+
+
+def test_closing_makes_it_unquiet(tmp_path: Path) -> None:
+    async def scene(connection: Connection, client: ClientConnection) -> None:
+        closing = asyncio.create_task(client.close())
+        while connection.state is State.OPEN:
+            await asyncio.sleep(0)
+        assert not internals.is_quiet(connection)
+        await closing
+
+    play(tmp_path, scene)
+
+
+def test_frozen_connection_reads_and_writes_nothing_until_it_thaws(tmp_path: Path) -> None:
+    async def scene(connection: Connection, client: ClientConnection) -> None:
+        held = internals.freeze(connection)
+        await client.send("one")
+        await connection.send("by the handler")
+        broadcast([connection], "by broadcast")
+        await connection.ping()
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(client.recv(), 0.1)
+        assert [frame.opcode for frame in held] == [Opcode.TEXT, Opcode.TEXT, Opcode.PING]
+        internals.thaw(connection, held)
+        assert [await client.recv() for _n in range(3)] == ["by the handler", "by broadcast", "one"]
+
+    play(tmp_path, scene)
+
+
+def test_whoever_uses_a_connection_that_was_let_go_is_told_that_it_is_closed(tmp_path: Path) -> None:
+    async def scene(connection: Connection, _client: ClientConnection) -> None:
+        internals.freeze(connection)
+        internals.let_go(connection)
+        broadcast([connection], "left out")
+        async with asyncio.timeout(1):
+            with pytest.raises(ConnectionClosed):
+                await connection.send("too late")
+            await connection.close()
+        assert connection.transport.get_write_buffer_size() == 0
+
+    play(tmp_path, scene)
+
+
+def test_keepalive_pings_go_on_after_a_thaw(tmp_path: Path) -> None:
+    async def scene(connection: Connection, _client: ClientConnection) -> None:
+        connection.ping_interval = 0.01
+        connection.start_keepalive()
+        internals.thaw(connection, internals.freeze(connection))
+        async with asyncio.timeout(5):
+            while not connection.latency:
+                await asyncio.sleep(0.01)
+
+    play(tmp_path, scene)
+
+
+def deflated(bits: int) -> Callable[[bytes], Frame]:
+    """What a client makes of messages, one after the other."""
+    client = PerMessageDeflate(False, False, bits, max(bits, 9))
+
+    def frame(data: bytes) -> Frame:
+        return client.encode(Frame(Opcode.BINARY, data))
+
+    return frame
+
+
+@pytest.mark.parametrize("bits", [9, 12, 15])
+@pytest.mark.parametrize("size", [0, 1, 600, 70_000])
+def test_inflating_goes_on_from_the_window(bits: int, size: int) -> None:
+    frame = deflated(bits)
+    text = bytes(range(200)) * 400
+    messages = [text[:size], text[5:400], b"", text[:size] + b"!", text[3:300]]
+    extension = internals.Deflate(False, False, bits, 9)
+    for message in messages:
+        assert bytes(extension.decode(frame(message)).data) == message
+        assert len(extension.window) <= 1 << bits
+        successor = internals.Deflate(False, False, bits, 9)
+        successor.prime(extension.window)
+        extension = successor
+
+
+def test_what_was_not_deflated_is_not_in_the_window() -> None:
+    extension = internals.Deflate(False, False, 12, 12)
+    for opcode in (Opcode.TEXT, Opcode.PING, Opcode.CLOSE):
+        extension.decode(Frame(opcode, b"plain"))
+    assert extension.window == b""
+
+
+def test_fresh_windows_are_not_kept() -> None:
+    extension = internals.Deflate(True, False, 12, 12)
+    frame = PerMessageDeflate(False, True, 12, 12).encode(Frame(Opcode.TEXT, b"once"))
+    assert bytes(extension.decode(frame).data) == b"once"
+    assert extension.window == b""
+
+
+def test_what_a_fresh_deflater_says_any_inflater_understands() -> None:
+    inflater = zlib.decompressobj(wbits=-12)
+    for message in (b"one" * 50, b"two" * 50):
+        deflater = internals.Deflate(False, False, 12, 12)
+        data = bytes(deflater.encode(Frame(Opcode.TEXT, message)).data) + b"\0\0\xff\xff"
+        assert inflater.decompress(data) == message
