@@ -76,6 +76,8 @@ BAD = [
     ("drain_code", "1000", "1001 or 1012"),
     ("drain_reason", "é" * 62, "text of at most 123 bytes, or empty"),
     ("drain_reason", "\udcff", "text of at most 123 bytes, or empty"),
+    ("handover", "x" * 108, "a path of at most 107 bytes, or empty"),
+    ("handover_seconds", "0", "a number of seconds from 0.1 to 3600"),
     ("max_age", "2592001", "a number of seconds from 0 to 2592000"),
     ("max_age_jitter", "-0.1", "a number from 0 to 1"),
     ("log_format", "xml", "plain or json"),
