@@ -68,6 +68,8 @@ class Follower:
         with contextlib.suppress(Exception):
             while not self._over.wait(INTERVAL):
                 self.look()
+            if self._shown:
+                self.look()
             self._connection.close()
 
     def look(self) -> None:

@@ -1,7 +1,7 @@
 # Copyright (c) 2026 The wsfleet maintainers
 # GNU General Public License v3.0 or later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What a rollout is doing, line by line, in a file that everyone may read while it runs."""
+"""What a rollout is doing, line by line, in a file that everyone may read."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 
 @contextlib.contextmanager
 def reported(file: Path) -> t.Iterator[t.Callable[[str], None]]:
-    """Have `file` while the block runs; what is yielded adds a line to it."""
+    """Begin `file` anew; what is yielded adds a line to it. It stays until the next one."""
     file.unlink(missing_ok=True)  # a reader of the last one sees that this is another
     with file.open("xb", buffering=0) as lines:
         file.chmod(0o644)
@@ -21,10 +21,7 @@ def reported(file: Path) -> t.Iterator[t.Callable[[str], None]]:
             with contextlib.suppress(OSError):  # a full disk ends no rollout
                 lines.write(f"{text}\n".encode())
 
-        try:
-            yield say
-        finally:
-            file.unlink(missing_ok=True)
+        yield say
 
 
 class Every:

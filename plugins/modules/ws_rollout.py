@@ -432,6 +432,8 @@ def _absent(module: AnsibleModule, rollout: Rollout) -> dict[str, t.Any]:
         changed = bool(before) or layout.generations.exists() or layout.run.exists()
     else:
         changed = rollout.remove()
+        for file in (rollout.layout.progress, rollout.layout.lock):
+            file.unlink(missing_ok=True)
     return {"changed": changed, "diff": {"before": before, "after": ""}}
 
 

@@ -66,9 +66,10 @@ def test_each_line_is_shown_once_with_the_host(host: Host) -> None:
         for file in (None, b"one\n", b"one\n", b"one\ntwo\nthree\n", None):
             host.file = file
             host.wait_for_a_look()
+        host.file = b"one\ntwo\nthree\nlast\n"
 
     assert host.run(work) == {"changed": True}
-    assert host.shown == ["  ws1: one", "  ws1: two", "  ws1: three"]
+    assert host.shown == ["  ws1: one", "  ws1: two", "  ws1: three", "  ws1: last"]
     assert set(host.asked) == {("cat /run/wsfleet-chat.progress", False)}
     assert host.closed == 1
     assert host.background == [False]

@@ -141,3 +141,16 @@ def test_drain_may_be_left_to_a_later_run(module: Module) -> None:
     assert module.host.supervisor.states["echo_00-g1"] == "RUNNING"
     assert not module.run("b")["changed"]
     assert "echo_00-g1" not in module.host.supervisor.states
+
+
+def test_a_run_names_itself_and_leaves_its_progress_until_the_app_is_removed(module: Module) -> None:
+    layout = module.host.layout
+    module.run()
+    assert layout.lock.read_text() == f"{os.getpid()}\n"
+    assert "echo_00: nothing -> generation 1" in layout.progress.read_text().splitlines()
+    module.run("b", _ansible_check_mode=True)
+    assert "nothing -> generation 1" in layout.progress.read_text()
+    module.run()
+    assert layout.progress.read_text() == ""
+    assert module.run(state="absent")["changed"]
+    assert list(layout.run.parent.iterdir()) == []
