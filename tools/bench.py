@@ -4,6 +4,7 @@
 
     python -m tools.bench                 everything
     python -m tools.bench load            what clients see
+    python -m tools.bench handover        what it costs to move connections
     python -m tools.bench hosts           how long an upgrade of 1, 2 and 4 servers takes
     python -m tools.bench results         nothing, but write the figures again
 
@@ -30,10 +31,13 @@ from importlib.metadata import version
 from typing import Any
 
 from tools import servers
+from tools.bench_handover import measure_handover
+from tools.bench_picture import draw
 from tools.servers import Host
 
 ROOT = servers.ROOT
 BENCH = ROOT / "bench"
+PICTURE = BENCH / "upgrade.svg"
 BUILD = ROOT / "build" / "bench"
 FIGURES = BUILD / "figures.json"
 INVENTORY = BUILD / "servers.yml"
@@ -67,16 +71,24 @@ class Change:
 
 FIRST = {"ws_app_version": "v1"}
 UPGRADE = Change("upgrade", "upgrade", DEPLOY, {"ws_app_version": "v2"})
+CLOSING = Change(
+    "closing",
+    "upgrade, connections closed",
+    DEPLOY,
+    {"ws_app_version": "v3", "ws_supervisor_close_connections": True},
+)
 USUAL = Change("usual", "usual recipe, restart", "bench/usual.yml")
 CHANGES = [
     UPGRADE,
-    Change("rollback", "rollback", ROLLBACK, FIRST),
+    CLOSING,
+    Change("rollback", "rollback", ROLLBACK, FIRST | {"ws_supervisor_close_connections": False}),
     Change("settings", "settings", SITE, {"ws_app_max_size": 65536}),
     Change("certificate", "certificate", SITE, {"ws_tls_days": 90, "ws_tls_renew_days": 89}),
     Change("scale_up", "scale, 4 to 6", SCALE, {"ws_supervisor_processes": 6}),
     Change("scale_down", "scale, 6 to 3", SCALE, {"ws_supervisor_processes": 3}),
     USUAL,
 ]
+PICTURED = ((UPGRADE, "handover"), (USUAL, "supervisorctl restart"))
 
 ONE, ALL = "1", "100%"  # ws_serial
 UPGRADES = [(1, ALL), (2, ONE), (2, ALL), (4, ONE), (4, ALL)]  # servers, and how many at a time
@@ -129,6 +141,10 @@ def watch(change: Change, hosts: Sequence[Host], variables: Mapping[str, Any]) -
         if not (path.exists() and json.loads(path.read_text())["broken"]):
             raise
     proof: Proof = json.loads(path.read_text())
+    return proof
+
+
+def without_series(proof: Proof) -> Proof:
     return {name: value for name, value in proof.items() if name != "series"}
 
 
@@ -144,7 +160,8 @@ def measure_load(hosts: Sequence[Host], rate: float, held: int) -> dict[str, Any
         say(change.title)
         proofs[change.name] = proof = watch(change, hosts, variables)
         say(f"  {proof['totals']['failed']:,} of {proof['totals']['attempts']:,} handshakes failed")
-    return {"proofs": proofs}
+    draw(PICTURE, [(f"{change.title}, {title}", proofs[change.name]) for change, title in PICTURED])
+    return {"proofs": {name: without_series(proof) for name, proof in proofs.items()}}
 
 
 def measure_hosts(hosts: Sequence[Host]) -> dict[str, Any]:
@@ -166,13 +183,8 @@ def measure_hosts(hosts: Sequence[Host]) -> dict[str, Any]:
     return {"upgrades": upgrades}
 
 
-def describe(engine: servers.Engine, hosts: Sequence[Host], load: float) -> dict[str, Any]:
-    """Return when, on what and of what the figures are."""
-    script = (
-        'printf "Debian %s: " "$(cat /etc/debian_version)";'
-        "dpkg-query --show --showformat='${Package} ${Version}\n' nginx supervisor python3 | paste -sd,"
-    )
-    lock = (ROOT / "app" / "requirements.txt").read_text()
+def describe_machine(load: float) -> dict[str, Any]:
+    """Return when and on what the figures were made."""
     revision = servers.run("git", "-C", str(ROOT), "describe", "--always", "--dirty").stdout.strip()
     return {
         "date": time.strftime("%Y-%m-%d"),
@@ -181,8 +193,20 @@ def describe(engine: servers.Engine, hosts: Sequence[Host], load: float) -> dict
         "cores": os.cpu_count(),
         "memory": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
         "kernel": f"{platform.system()} {platform.release().partition('-')[0]}",
-        "engine": engine.name,
         "controller": [f"Python {platform.python_version()}", f"ansible-core {version('ansible-core')}"],
+    }
+
+
+def describe(engine: servers.Engine, hosts: Sequence[Host], load: float) -> dict[str, Any]:
+    """Return of what the figures are, too."""
+    script = (
+        'printf "Debian %s: " "$(cat /etc/debian_version)";'
+        "dpkg-query --show --showformat='${Package} ${Version}\n' nginx supervisor python3 | paste -sd,"
+    )
+    lock = (ROOT / "app" / "requirements.txt").read_text()
+    return {
+        **describe_machine(load),
+        "engine": engine.name,
         "library": re.findall(r"^websockets==(\S+)", lock, re.MULTILINE)[0],
         "servers": [
             engine("exec", servers.container(FLEET, host.name), "sh", "-c", script).stdout.strip()
@@ -194,6 +218,8 @@ def describe(engine: servers.Engine, hosts: Sequence[Host], load: float) -> dict
 def measure(name: str, rate: float, held: int) -> dict[str, Any]:
     """Measure on servers made for it."""
     load = os.getloadavg()[0]
+    if name == "handover":
+        return {**measure_handover(say), "about": describe_machine(load)}
     engine = servers.find_engine()
     hosts = SERVERS[: 2 if name == "load" else max(count for count, _batch in UPGRADES)]
     servers.down(engine, FLEET)  # of a run that was killed: its changes would be none now
@@ -287,6 +313,57 @@ def hosts_lines(figures: Mapping[str, Any]) -> Iterator[str]:
     yield from about_lines(figures["about"])
 
 
+def handover_lines(figures: Mapping[str, Any]) -> Iterator[str]:
+    """Yield what a move costs, as Markdown."""
+    head = [
+        "loop",
+        "connections",
+        "moved",
+        "closed",
+        "wrong",
+        "pause p50",
+        "p99",
+        "max",
+        "seconds",
+        "CPU per move",
+    ]
+    yield from table(
+        head,
+        [
+            [
+                move["loop"],
+                f"{move['connections']:,}",
+                f"{move['moved']:,.0f}",
+                f"{move['closed']}",
+                f"{move['failures']}",
+                *(f"{move[f'pause_{name}_ms']:,.1f} ms" for name in ("p50", "p99", "max")),
+                f"{move['seconds']:.1f}",
+                f"{move['cpu_ms_per_connection']:.1f} ms",
+            ]
+            for move in figures["moves"]
+        ],
+    )
+    yield ""
+    yield from table(
+        ["a server that only echoes", "handover", "memory per connection", "CPU per message"],
+        [
+            [
+                idle["loop"],
+                "on" if idle["handover"] else "off",
+                f"{idle['kib_per_connection']:.1f} KiB",
+                f"{idle['us_per_message']:.0f} us",
+            ]
+            for idle in figures["idle"]
+        ],
+    )
+    yield ""
+    about = figures["about"]
+    yield (
+        f"Measured on {about['date']} at {about['revision']}, servers and clients on one machine: "
+        f"{about['cores']} cores, {about['kernel']}; load average before {about['load']:g}. {about['controller'][0]}."
+    )
+
+
 def about_lines(about: Mapping[str, Any]) -> Iterator[str]:
     """Yield when, on what and of what the figures are."""
     yield (
@@ -335,6 +412,7 @@ def write_results(figures: Mapping[str, Any]) -> None:
 # File, name of the markers, part of the figures, and what makes lines of it.
 PLACES: list[tuple[str, str, str, Callable[[Mapping[str, Any]], Iterator[str]]]] = [
     ("bench/RESULTS.md", "load", "load", load_lines),
+    ("bench/RESULTS.md", "handover", "handover", handover_lines),
     ("bench/RESULTS.md", "hosts", "hosts", hosts_lines),
     ("README.md", "bench", "load", readme_lines),
 ]
@@ -345,12 +423,12 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "part", nargs="?", choices=["load", "hosts", "results"], help="default: load and hosts"
+        "part", nargs="?", choices=["load", "handover", "hosts", "results"], help="default: all"
     )
     parser.add_argument("--rate", type=float, default=200, help="handshakes per second (default: 200)")
     parser.add_argument("--held", type=int, default=1000, help="connections held (default: 1000)")
     arguments = parser.parse_args()
-    parts = {None: ["load", "hosts"], "results": []}.get(arguments.part, [arguments.part])
+    parts = {None: ["load", "handover", "hosts"], "results": []}.get(arguments.part, [arguments.part])
     BUILD.mkdir(parents=True, exist_ok=True)
     try:
         figures = json.loads(FIGURES.read_text()) if FIGURES.exists() else {}

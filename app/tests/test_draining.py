@@ -139,6 +139,18 @@ def test_handshakes_under_way_are_refused_and_hold_nothing_up(start: Start, loop
         assert server.wait() == 0
 
 
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+def test_handshakes_that_come_in_time_are_served(start: Start, loop: str) -> None:
+    server = start(loop=loop)
+    with server.raw(HANDSHAKE[:20], until=b"") as late:
+        server.signal(signal.SIGTERM)
+        while server.socket.exists():  # from here on it no longer accepts
+            time.sleep(0.01)
+        late.sendall(HANDSHAKE[20:])
+        assert late.recv(12) == b"HTTP/1.1 101"
+        assert server.wait() == 0
+
+
 def test_drain_seconds_0_closes_all_at_once(start: Start) -> None:
     server = start(drain_seconds=0, drain_rate=0.1)
     clients = [server.connect() for _n in range(3)]

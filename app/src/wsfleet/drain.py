@@ -26,6 +26,7 @@ logger = logging.getLogger(__name__)
 
 EXIT_FORCED = 70  # handlers hadn't returned by the deadline
 SETTLE = 0.2  # seconds to go on accepting: a proxy may be sending handshakes here still
+HANDSHAKES = 1.0  # seconds for those that have come until then
 MARGIN = 1.0  # seconds that handlers have, once cancelled, before the process ends by force
 TICK = 0.02  # seconds, the shortest pause between closes
 OLD = "connection reached its maximum age"
@@ -140,6 +141,7 @@ class Drain:
         calm.cancel()
         hurried.cancel()
         listener.close()
+        listener.refuse()
         for connection in self._connections.open():
             self._dismiss(connection, self._settings.drain_reason)
         await wait_at_most(self._settings.close_timeout, self._connections.wait_empty())
@@ -156,6 +158,8 @@ class Drain:
         """Move what can move, and close the rest one after the other."""
         await asyncio.sleep(SETTLE)
         listener.close()
+        await wait_at_most(HANDSHAKES, listener.wait_for_handshakes(self._connections))
+        listener.refuse()
         if handover and len(self._connections):
             await handover.run(deadline)
         await self._close_paced(deadline)

@@ -15,6 +15,7 @@ from types import GeneratorType
 from typing import TYPE_CHECKING, Any
 
 import websockets.version
+from websockets.asyncio.server import Server
 from websockets.extensions.base import Extension
 from websockets.extensions.permessage_deflate import PerMessageDeflate, ServerPerMessageDeflateFactory
 from websockets.frames import Close, Frame, Opcode
@@ -74,6 +75,21 @@ class DeflateFactory(ServerPerMessageDeflateFactory):
         """Negotiate as the library does."""
         answer, extension = super().process_request_params(params, accepted_extensions)
         return answer, Deflate.of(extension)
+
+
+def finish_handshakes(server: Server) -> None:
+    """Have handshakes that are under way end well though the server has stopped listening; it would refuse them."""
+    server.is_serving = lambda: True  # type: ignore[method-assign]
+
+
+def refuse_handshakes(server: Server) -> None:
+    """Undo `finish_handshakes`."""
+    server.__dict__.pop("is_serving", None)
+
+
+def handshakes(server: Server, served: int) -> int:
+    """How many handshakes are under way, beside so many connections that are served."""
+    return len(server.handler_tasks) - served
 
 
 def is_quiet(connection: Connection) -> bool:

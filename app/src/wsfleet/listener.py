@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import re
@@ -14,11 +15,14 @@ from websockets.extensions.base import ServerExtensionFactory
 from websockets.extensions.permessage_deflate import ServerPerMessageDeflateFactory
 from websockets.http11 import SERVER
 
+from . import internals
 from .config import Settings
 from .connection import Connection
+from .connections import Connections
 from .handover import Builder
 from .internals import DeflateFactory
 
+TICK = 0.01  # seconds between two looks at the handshakes
 COMPRESSION = {"memory": (11, 4), "balanced": (12, 5), "ratio": (15, 8)}  # window bits, memory level
 
 
@@ -114,13 +118,23 @@ class Listener:
         return ", ".join("{}:{}".format(*sock.getsockname()) for sock in self.server.sockets)
 
     def close(self) -> None:
-        """Stop accepting; open connections stay, handshakes under way get 503. Again: nothing happens."""
+        """Stop accepting; open connections and handshakes under way stay. Again: nothing happens."""
+        internals.finish_handshakes(self.server)
         self.server.close(close_connections=False)
         inode, self._inode = self._inode, None  # once closed, the number may become another file's
         if self._path and inode:  # Python 3.13 removes the file by itself, 3.11 leaves it
             with contextlib.suppress(FileNotFoundError):
                 if os.path.samestat(self._path.lstat(), inode):
                     self._path.unlink()
+
+    async def wait_for_handshakes(self, connections: Connections) -> None:
+        """Wait until all handshakes that were under way have ended."""
+        while internals.handshakes(self.server, len(connections)) > 0:
+            await asyncio.sleep(TICK)
+
+    def refuse(self) -> None:
+        """Answer handshakes under way with 503."""
+        internals.refuse_handshakes(self.server)
 
     async def wait_closed(self) -> None:
         """Wait until it is closed and all handlers have returned."""
