@@ -48,6 +48,16 @@ _value:
 import typing as t
 
 
+def _handed_over(rollout: t.Mapping[str, t.Any]) -> str:
+    """How many connections moved to the new processes, if any did."""
+    handovers = list(rollout.get("handover", {}).values())
+    if not handovers:
+        return ""
+    moved, stayed = (sum(handover[name] for handover in handovers) for name in ("moved", "stayed"))
+    pause = max(handover["pause_max_ms"] for handover in handovers)
+    return f", {moved:.0f} connections moved, paused for {pause:.0f} ms at most, {stayed:.0f} stayed to be closed"
+
+
 def marks(
     hosts: list[t.Mapping[str, t.Any]], begin: float | None = None, end: float | None = None
 ) -> list[dict[str, t.Any]]:
@@ -66,7 +76,7 @@ def marks(
         leaving = [moved for moved in rollout["moved"] if moved["from_generation"] is not None]
         if leaving:
             last = max(moved["switched"] for moved in rollout["moved"])
-            text = f"generation {leaving[0]['from_generation']}"
+            text = f"generation {leaving[0]['from_generation']}{_handed_over(rollout)}"
             found.append({"time": began + last, "kind": "drain", "host": name, "text": text})
     if rollouts:
         begin = min(rollout["began"] for _name, rollout in rollouts)

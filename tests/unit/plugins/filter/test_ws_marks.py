@@ -31,6 +31,17 @@ def test_each_switch_and_when_the_old_processes_are_told_to_go() -> None:
     ]
 
 
+def test_connections_that_moved_are_said_where_the_old_processes_go() -> None:
+    moving = host("ws1", 1000.0, [(0, 3, 4, 2.0)])
+    figures = {"stayed": 1.0, "pause_max_ms": 8.4}
+    moving["ws_supervisor_rollout"]["handover"] = {
+        "0": figures | {"moved": 5.0},
+        "1": figures | {"moved": 2.0},
+    }
+    [text] = [mark["text"] for mark in marks([moving]) if mark["kind"] == "drain"]
+    assert text == "generation 3, 7 connections moved, paused for 8 ms at most, 2 stayed to be closed"
+
+
 def test_nothing_drains_where_nothing_served() -> None:
     assert "drain" not in [mark["kind"] for mark in marks([host("ws1", 0.0, [(4, None, 4, 1.0)])])]
 
