@@ -19,8 +19,8 @@ from . import internals
 from .config import Settings
 from .connection import Connection
 from .connections import Connections
-from .handover import Builder
 from .internals import DeflateFactory
+from .receiver import Builder
 
 TICK = 0.01  # seconds between two looks at the handshakes
 COMPRESSION = {"memory": (11, 4), "balanced": (12, 5), "ratio": (15, 8)}  # window bits, memory level
