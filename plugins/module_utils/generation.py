@@ -51,7 +51,7 @@ class Settings:
 
     @property
     def hands_over(self) -> bool:
-        """Whether the runner moves open connections from process to process."""
+        """Whether the runner is told to move open connections from process to process."""
         return "--handover" in self.command.split() or "WS_HANDOVER" in self.environment
 
     @property
@@ -78,7 +78,6 @@ class Generation:
     port: int = 0
     drain_seconds: float = 0.0
     drain_rate: float = 0.0
-    hands_over: bool = False
 
     def seconds_to_drain(self, connections: int) -> float:
         """How long a process with so many connections takes to end, as far as one can know."""
@@ -239,7 +238,6 @@ class Layout:
                     "port": settings.port,
                     "drain_seconds": drain_seconds,
                     "drain_rate": drain_rate,
-                    "hands_over": settings.hands_over,
                 },
                 indent=2,
             )
@@ -288,6 +286,13 @@ class Layout:
         """Have processes that go find nobody in the generation who takes their connections."""
         for file in self._sockets(number).glob("*.sock.handover"):
             file.unlink(missing_ok=True)
+
+    def hands_over(self, member: Member) -> bool:
+        """Whether the member's process can move connections: its handler is resumable, and nobody has refused it."""
+        return self._handover_socket(member).exists()
+
+    def _handover_socket(self, member: Member) -> Path:
+        return self._sockets(member.generation) / f"{self.slot_name(member.slot)}.sock.handover"
 
     def handover(self, member: Member) -> dict[str, float]:
         """What the member noted of the connections that it took over last; empty if it took none."""

@@ -186,7 +186,7 @@ class Rollout:
         for pid, member in (leaving | self._orphans(kernel)).items():
             generation = generations.get(member.generation)
             held = self._connections(kernel, {pid: member})
-            if generation and generation.hands_over and self._receives(plan):
+            if self.layout.hands_over(member) and not self.close_connections and self.settings.hands_over:
                 moving += held
                 continue
             connections += held
@@ -245,42 +245,36 @@ class Rollout:
             self.layout.drop_link(slot)
         if self.close_connections and plan.leave:
             self.layout.refuse_handover(plan.generation)
+        movers = [member for member in plan.leave if self._can_move(member, plan)]
         self._let_go(plan.leave)
-        self._wait_for_handover(plan)
+        self._wait_for_handover(movers, plan.generation)
         orphans_told = self._let_go_of_orphans(plan)
         if wait:
             self._wait_until_stopped(plan.leave)
             self._wait_for_orphans()
         return self._prune_patiently(plan.generation, bool(plan.leave or orphans_told))
 
-    def _receives(self, plan: Plan) -> bool:
-        """Whether the generation that will serve takes over connections."""
-        generation = self.layout.read_generations().get(plan.generation, self.settings)
-        return not self.close_connections and bool(generation.hands_over)
+    def _can_move(self, member: Member, plan: Plan) -> bool:
+        """Whether the member's connections can go to the process that serves its slot now."""
+        successor = Member(member.slot, plan.generation)
+        return successor != member and all(map(self.layout.hands_over, (member, successor)))
 
-    def _wait_for_handover(self, plan: Plan) -> None:
-        """Connections move at once or not at all, so the rollout is over only then."""
-        if not self._receives(plan):
-            return
-        generations = self.layout.read_generations()
-        waiting = {
-            member
-            for member in plan.leave
-            if member.generation in generations and generations[member.generation].hands_over
-        }
-        end = self.clock() + max((self._stop_seconds(member.generation) for member in waiting), default=0)
+    def _wait_for_handover(self, movers: list[Member], generation: int) -> None:
+        """Wait until the connections have moved, which they do at once or not at all."""
+        end = self.clock() + max((self._stop_seconds(member.generation) for member in movers), default=0)
+        waiting = movers
         while waiting and self.clock() < end:
             running = self._running()
-            waiting = {
+            waiting = [
                 member
                 for member in waiting
                 if member in running
                 and not running[member].is_stopped
-                and not self.layout.handover(Member(member.slot, plan.generation))
-            }
+                and not self.layout.handover(Member(member.slot, generation))
+            ]
             self.sleep(0.1)
-        for slot in sorted({member.slot for member in plan.leave}):
-            if noted := self.layout.handover(Member(slot, plan.generation)):
+        for slot in sorted(member.slot for member in movers):
+            if noted := self.layout.handover(Member(slot, generation)):
                 self.handovers[slot] = noted
                 self.say(
                     f"{self.layout.slot_name(slot)}: {noted['moved']:.0f} connections moved, each paused for "

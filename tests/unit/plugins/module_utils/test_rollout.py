@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 from ansible_collections.wsfleet.websockets.plugins.module_utils.generation import Member
 from ansible_collections.wsfleet.websockets.plugins.module_utils.health import Address
-from ansible_collections.wsfleet.websockets.plugins.module_utils.rollout import RolloutError
+from ansible_collections.wsfleet.websockets.plugins.module_utils.rollout import Rollout, RolloutError
 from ansible_collections.wsfleet.websockets.plugins.module_utils.supervisor import SupervisorError
 
 from tests.unit.plugins.module_utils.fake_host import Host
@@ -905,17 +905,40 @@ def receive(host: Host, generation: int, *slots: int, figures: object = FIGURES)
     return note
 
 
+def listen(host: Host, generation: int) -> None:
+    """What the runner does at start when its handler is resumable."""
+    for slot in (0, 1):
+        (host.layout.run / f"g{generation}/echo_{slot:02d}.sock.handover").touch()
+
+
+def roll_over(host: Host, listening: tuple[int, ...] = (1, 2), **changes: t.Any) -> tuple[Rollout, list[str]]:
+    """An upgrade of resumable handlers; returns it and what it said."""
+    host.roll(command=RUNNER)
+    host.supervisor.drains_for_ever = True
+    rollout = host.rollout(release=B, **changes)
+    said: list[str] = []
+    rollout.say = said.append
+    plan = rollout.plan()
+    rollout.execute(plan)
+    for generation in listening:
+        listen(host, generation)
+    rollout.settle(plan, wait=False)
+    return rollout, said
+
+
 @pytest.mark.parametrize(
-    ("old", "new", "close", "moving"),
+    ("resumable", "new", "close", "moving"),
     [
-        (RUNNER, RUNNER, False, 7),
-        (RUNNER, RUNNER, True, 0),
-        (RUNNER, "python -m wsfleet", False, 0),
-        ("python -m wsfleet", RUNNER, False, 0),
+        (True, RUNNER, False, 7),
+        (True, RUNNER, True, 0),
+        (True, "python -m wsfleet", False, 0),
+        (False, RUNNER, False, 0),
     ],
 )
-def test_forecast_of_what_moves(host: Host, old: str, new: str, close: bool, moving: int) -> None:
-    host.roll(command=old)
+def test_forecast_of_what_moves(host: Host, resumable: bool, new: str, close: bool, moving: int) -> None:
+    host.roll(command=RUNNER)
+    if resumable:
+        listen(host, 1)
     host.proc.process(host.pid("echo_00-g1"), "echo_00.sock", connections=7)
     rollout = host.rollout(command=new, release=B, close_connections=close)
     forecast = rollout.forecast(rollout.plan())
@@ -924,46 +947,38 @@ def test_forecast_of_what_moves(host: Host, old: str, new: str, close: bool, mov
 
 
 def test_rollout_is_over_when_the_connections_have_moved(host: Host) -> None:
-    host.roll(command=RUNNER)
-    host.supervisor.drains_for_ever = True
     host.later = [(3, receive(host, 2, 0, 1))]
-    rollout = host.rollout(release=B)
-    said: list[str] = []
-    rollout.say = said.append
-    host.carry_out(rollout)
+    rollout, said = roll_over(host)
     assert 3 <= rollout.clock() < 5
     assert rollout.handovers == {0: FIGURES, 1: FIGURES}
     assert said[-1] == "echo_01: 3 connections moved, each paused for 9 ms at most; 1 stay to be closed"
 
 
 def test_handover_that_nobody_notes_is_waited_for_as_long_as_a_stop_may_take(host: Host) -> None:
-    host.roll(command=RUNNER)
-    host.supervisor.drains_for_ever = True
-    rollout = host.rollout(release=B)
-    host.carry_out(rollout)
+    rollout, _said = roll_over(host)
     assert 50 <= rollout.clock() < 53
     assert rollout.handovers == {}
 
 
+@pytest.mark.parametrize("listening", [(), (1,), (2,)])
+def test_nothing_is_waited_for_where_nothing_can_move(host: Host, listening: tuple[int, ...]) -> None:
+    rollout, _said = roll_over(host, listening)
+    assert rollout.clock() < 2
+
+
 @pytest.mark.parametrize("figures", [None, [], {}, FIGURES | {"moved": None}, FIGURES | {"moved": "x"}])
 def test_notes_that_are_none_are_ignored(host: Host, figures: object) -> None:
-    host.roll(command=RUNNER)
     host.later = [(0.1, receive(host, 2, 0, figures=figures))]
-    rollout = host.rollout(release=B)
-    host.carry_out(rollout)
+    rollout, _said = roll_over(host)
     assert rollout.handovers == {}
 
 
-def test_processes_that_shall_close_their_connections_find_no_successor(host: Host) -> None:
-    host.roll(command=RUNNER)
-    for close, kept in ((False, True), (True, False)):
-        rollout = host.rollout(release=f"{B}{close}", close_connections=close)
-        plan = rollout.plan()
-        rollout.execute(plan)
-        new = host.layout.run / f"g{plan.generation}/echo_00.sock.handover"
-        new.touch()
-        rollout.settle(plan, wait=False)
-        assert new.exists() is kept
+@pytest.mark.parametrize("close", [True, False])
+def test_processes_that_shall_close_their_connections_find_no_successor(host: Host, close: bool) -> None:
+    rollout, _said = roll_over(host, close_connections=close)
+    kept = sorted(path.parent.name for path in host.layout.run.glob("g*/echo_00.sock.handover"))
+    assert kept == (["g1"] if close else ["g1", "g2"])
+    assert (rollout.clock() < 2) is close
 
 
 def test_slots_that_are_given_up_are_lent_to_all_that_stay(host: Host) -> None:
