@@ -379,9 +379,16 @@ def readme_lines(figures: Mapping[str, Any]) -> Iterator[str]:
     """Yield the lines of the top README.md."""
     ours, usual = (figures["proofs"][change.name] for change in (UPGRADE, USUAL))
     yield f"An upgrade under {ours['rate']:g} handshakes per second and {ours['held']:,} held connections:"
-    yield f"**{share(ours['totals'])} handshakes failed**. The usual recipe, processes restarted one after the other"
-    yield f"behind nginx's defaults, on the same servers under the same load: **{share(usual['totals'])}**."
+    yield f"**{share(ours['totals'])} handshakes failed, {closes(ours)} connections were closed**. The usual recipe,"
+    yield "processes restarted one after the other behind nginx's defaults, on the same servers under the same load:"
+    yield f"**{share(usual['totals'])} handshakes failed, {closes(usual)} times a connection was closed**."
     yield "[All figures](bench/RESULTS.md), by `make bench`."
+    yield ""
+    yield "![Connections, closes, failures and reconnects of both, second by second](bench/upgrade.svg)"
+
+
+def closes(proof: Proof) -> str:
+    return f"{sum(close['count'] for close in proof['totals']['closes']):,}"
 
 
 def share(totals: Mapping[str, Any]) -> str:

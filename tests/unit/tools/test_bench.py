@@ -13,6 +13,7 @@ import pytest
 
 from tools import bench, servers
 from tools.bench import BenchError, Change
+from tools.bench_picture import draw, total
 from tools.servers import Engine, Host
 
 ABOUT = {
@@ -59,6 +60,26 @@ def figures(**proofs: Mapping[str, Any]) -> dict[str, Any]:
     return {"proofs": {name: proofs.get(name, proof()) for name in names}, "about": ABOUT}
 
 
+HANDOVER: dict[str, Any] = {
+    "moves": [
+        {
+            "loop": "uvloop",
+            "connections": 2000,
+            "moved": 1999,
+            "stayed": 1,
+            "seconds": 2.34,
+            "pause_p50_ms": 4.1,
+            "pause_p99_ms": 12.34,
+            "pause_max_ms": 1015.0,
+            "closed": 1,
+            "failures": 0,
+            "echo_p99_ms": 9.0,
+            "cpu_ms_per_connection": 1.26,
+        }
+    ],
+    "idle": [{"loop": "uvloop", "handover": True, "kib_per_connection": 71.04, "us_per_message": 65.6}],
+    "about": ABOUT,
+}
 LOST = proof(
     totals={**PROOF["totals"], "attempts": 4000, "failed": 1000},
     broken=["1,000 of 4,000 handshakes failed: HTTP 502 (1,000)."],
@@ -103,6 +124,24 @@ def test_load_says_what_was_broken_and_which_figures_are_in_doubt() -> None:
     assert any("never late" in line for line in bench.load_lines(figures(usual=LOST)))
 
 
+def test_handover() -> None:
+    lines = list(bench.handover_lines(HANDOVER))
+    assert lines[2] == "| uvloop | 2,000 | 1,999 | 1 | 0 | 4.1 ms | 12.3 ms | 1,015.0 ms | 2.3 | 1.3 ms |"
+    assert lines[6] == "| uvloop | on | 71.0 KiB | 66 us |"
+    assert lines[-1].startswith("Measured on ")
+
+
+def test_picture_of_two_proofs(tmp_path: Path) -> None:
+    second = {"time": 100.0, "open": [3, 4], "closes": {"1001": 2}, "failures": {}, "reconnects": 1}
+    drawn = proof(series=[second, {**second, "time": 101.0, "failures": {"HTTP 502": 5}}])
+    for name in ("one.svg", "two.svg"):
+        draw(tmp_path / name, [("ours", drawn), ("usual", drawn)])
+    text = (tmp_path / "one.svg").read_text()
+    assert text == (tmp_path / "two.svg").read_text()
+    assert "<svg" in text
+    assert [total(second[name]) for name in ("open", "closes", "failures", "reconnects")] == [7, 2, 0, 1]
+
+
 def test_hosts() -> None:
     upgrades = [
         {"servers": 1, "batch": bench.ALL, "seconds": [31.4, 29.6, 30.2]},
@@ -127,7 +166,8 @@ def test_readme_has_both_figures() -> None:
     assert text.startswith(
         "An upgrade under 200 handshakes per second and 1,000 held connections: **0 of 8,100 "
     )
-    assert "under the same load: **1,000 of 4,000 (25%)**." in text
+    assert "handshakes failed, 1,002 connections were closed**" in text
+    assert "under the same load: **1,000 of 4,000 (25%) handshakes failed, 1,002 times" in text
 
 
 def test_put_replaces_what_is_between_the_markers() -> None:
@@ -191,7 +231,7 @@ def test_play_is_limited_to_the_hosts_and_shows_the_end_of_its_log(
 def test_broken_promise_is_a_figure(build: Path, monkeypatch: pytest.MonkeyPatch, status: int) -> None:
     (build / "written").write_text(json.dumps({**LOST, "series": [1, 2]}))
     ansible(monkeypatch, build, f"cp {build}/written {build}/change.json; exit {status}")
-    assert bench.watch(CHANGE, HOSTS, {}) == LOST
+    assert bench.watch(CHANGE, HOSTS, {}) == {**LOST, "series": [1, 2]}
 
 
 @pytest.mark.parametrize("written", [None, PROOF])
@@ -211,17 +251,25 @@ def test_a_change_stays_for_those_after_it(monkeypatch: pytest.MonkeyPatch) -> N
 
     def watch(change: Change, hosts: Sequence[Host], variables: Mapping[str, Any]) -> bench.Proof:
         watched[change.name] = dict(variables)
-        return PROOF
+        return {**PROOF, "series": [change.name]}
 
+    drawn: list[Any] = []
+    monkeypatch.setattr(bench, "draw", lambda file, proofs: drawn.append((file.name, proofs)))
     monkeypatch.setattr(bench, "watch", watch)
     monkeypatch.setattr(bench, "play", lambda *_: 1.0)
     measured = bench.measure_load(HOSTS, 50, 100)
     assert list(measured["proofs"]) == [change.name for change in bench.CHANGES]
+    assert all("series" not in proof for proof in measured["proofs"].values())
+    [(name, pictures)] = drawn
+    assert name == "upgrade.svg"
+    assert [proof["series"] for _title, proof in pictures] == [["upgrade"], ["usual"]]
+    assert watched["closing"]["ws_supervisor_close_connections"] is True
     assert watched["upgrade"] == {"ws_app_version": "v2", "ws_prove_rate": 50, "ws_prove_held": 100}
     assert watched["scale_down"] == {
         "ws_app_version": "v1",
         "ws_prove_rate": 50,
         "ws_prove_held": 100,
+        "ws_supervisor_close_connections": False,
         "ws_app_max_size": 65536,
         "ws_tls_days": 90,
         "ws_tls_renew_days": 89,
@@ -305,6 +353,8 @@ def test_figures_of_the_other_part_are_kept(places: Path, monkeypatch: pytest.Mo
 
     def measure(part: str, rate: float, held: int) -> dict[str, Any]:
         asked.append((part, rate, held))
+        if part == "handover":
+            return HANDOVER
         return figures(usual=LOST) if part == "load" else {"upgrades": [], "about": ABOUT}
 
     monkeypatch.setattr(bench, "measure", measure)
@@ -320,7 +370,7 @@ def test_figures_of_the_other_part_are_kept(places: Path, monkeypatch: pytest.Mo
     assert results.read_text() == text
     assert len(asked) == 2
     assert run(monkeypatch) == 0
-    assert [part for part, *_ in asked[2:]] == ["load", "hosts"]
+    assert [part for part, *_ in asked[2:]] == ["load", "handover", "hosts"]
 
 
 def test_what_can_t_be_measured_is_a_sentence(
