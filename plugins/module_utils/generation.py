@@ -69,7 +69,7 @@ class Settings:
 
 @dataclass(frozen=True)
 class Generation:
-    """A generation that is on disk, perhaps written by an older version of this file."""
+    """A generation that is on disk, perhaps written by an older or newer version of this file."""
 
     number: int
     digest: str
@@ -172,7 +172,8 @@ class Layout:
             number, facts = int(file.parent.name), json.loads(file.read_text())
             if self._abandoned(number).exists():
                 facts["digest"] = ""
-            found[number] = Generation(number, **facts)
+            known = {name: value for name, value in facts.items() if name in Generation.__dataclass_fields__}
+            found[number] = Generation(number, **known)
         return found
 
     def all_generations(self) -> set[int]:

@@ -340,6 +340,13 @@ def test_forecast_where_an_older_version_wrote_the_generation(host: Host) -> Non
     assert rollout.forecast(rollout.plan()).drain_seconds == 50.0
 
 
+def test_what_a_newer_version_wrote_beside_is_left_alone(host: Host) -> None:
+    host.roll()
+    file = host.layout.generations / "1/generation.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"of_tomorrow": 1}))
+    assert not host.roll().changes
+
+
 def test_forecast_of_nothing_and_of_a_smaller_number(host: Host) -> None:
     host.roll(processes=3)
     for n in range(3):
