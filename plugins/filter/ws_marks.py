@@ -51,9 +51,9 @@ import typing as t
 def _handed_over(rollout: t.Mapping[str, t.Any]) -> str:
     """How many connections moved to the new processes, if any did."""
     handovers = list(rollout.get("handover", {}).values())
-    if not handovers:
-        return ""
     moved, stayed = (sum(handover[name] for handover in handovers) for name in ("moved", "stayed"))
+    if not moved:
+        return ""
     pause = max(handover["pause_max_ms"] for handover in handovers)
     return f", {moved:.0f} connections moved, paused for {pause:.0f} ms at most, {stayed:.0f} stayed to be closed"
 

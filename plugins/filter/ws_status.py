@@ -91,7 +91,7 @@ def status(info: dict[str, t.Any]) -> list[str]:
         f"{app}_{slot['slot']:02d} took over {slot['handover']['moved']:.0f} connections from the process before, each "
         f"paused for {slot['handover']['pause_max_ms']:.0f} ms at most; {slot['handover']['stayed']:.0f} were closed"
         for slot in info["slots"]
-        if slot.get("handover")
+        if slot.get("handover") and slot["handover"]["moved"]
     ]
     lines += [
         f"nginx worker {worker['pid']} ({age(worker['age_seconds'])} old) was replaced by a reload and stays until its "

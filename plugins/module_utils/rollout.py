@@ -34,6 +34,8 @@ CHECKS_UNTIL_UNHEALTHY = 3
 LOG_LINES = 20
 LOG_BYTES = 64 * 1024
 GLANCES = 5
+# Until a busy process has noted what it took over.
+NOTE_SECONDS = 5.0
 
 
 class RolloutError(Exception):
@@ -266,12 +268,10 @@ class Rollout:
         while waiting and self.clock() < end:
             running = self._running()
             waiting = [
-                member
-                for member in waiting
-                if member in running
-                and not running[member].is_stopped
-                and not self.layout.handover(Member(member.slot, generation))
+                member for member in waiting if not self.layout.handover(Member(member.slot, generation))
             ]
+            if all(running[member].is_stopped for member in waiting if member in running):
+                end = min(end, self.clock() + NOTE_SECONDS)
             self.sleep(0.1)
         for slot in sorted(member.slot for member in movers):
             if noted := self.layout.handover(Member(slot, generation)):

@@ -160,7 +160,7 @@ class Drain:
         listener.close()
         await wait_at_most(HANDSHAKES, listener.wait_for_handshakes(self._connections))
         listener.refuse()
-        if handover and len(self._connections):
+        if handover:
             await handover.run(deadline)
         await self._close_paced(deadline)
 

@@ -967,6 +967,16 @@ def test_handover_that_nobody_notes_is_waited_for_as_long_as_a_stop_may_take(hos
     assert rollout.handovers == {}
 
 
+def test_note_of_a_process_that_has_ended_is_waited_for_a_moment(host: Host) -> None:
+    host.later = [
+        (2, lambda: host.supervisor.states.update(dict.fromkeys(("echo_00-g1", "echo_01-g1"), "STOPPED"))),
+        (4, receive(host, 2, 0)),
+    ]
+    rollout, _said = roll_over(host)
+    assert rollout.handovers == {0: FIGURES}
+    assert 7 <= rollout.clock() < 8
+
+
 @pytest.mark.parametrize("listening", [(), (1,), (2,)])
 def test_nothing_is_waited_for_where_nothing_can_move(host: Host, listening: tuple[int, ...]) -> None:
     rollout, _said = roll_over(host, listening)
