@@ -22,6 +22,9 @@ INTERVAL = 2.0  # seconds; a run that has nothing to do is over before
 class ActionModule(ActionBase):  # type: ignore[misc] # Ansible's classes are untyped
     """Run the module, and follow it."""
 
+    _supports_async = True
+    _supports_check_mode = True
+
     def run(self, tmp: str | None = None, task_vars: dict[str, t.Any] | None = None) -> dict[str, t.Any]:
         """Return what the module returns."""
         super().run(tmp, task_vars)

@@ -107,6 +107,8 @@ def test_failure_of_the_module_ends_the_following(host: Host) -> None:
 
 @pytest.mark.parametrize(("check", "async_val"), [(True, 0), (False, 60), (True, 60)])
 def test_check_mode_and_the_background_are_not_followed(host: Host, check: bool, async_val: int) -> None:
+    assert action.ActionModule._supports_async
+    assert action.ActionModule._supports_check_mode
     host.run(lambda: None, check, async_val)
     assert host.asked == []
     assert host.background == [async_val > 0]
