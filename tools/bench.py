@@ -88,7 +88,7 @@ CHANGES = [
     Change("scale_down", "scale, 6 to 3", SCALE, {"ws_supervisor_processes": 3}),
     USUAL,
 ]
-PICTURED = ((UPGRADE, "handover"), (USUAL, "supervisorctl restart"))
+PICTURED = ((UPGRADE, "upgrade, connections move"), (USUAL, "usual recipe, processes are restarted"))
 
 ONE, ALL = "1", "100%"  # ws_serial
 UPGRADES = [(1, ALL), (2, ONE), (2, ALL), (4, ONE), (4, ALL)]  # servers, and how many at a time
@@ -160,7 +160,7 @@ def measure_load(hosts: Sequence[Host], rate: float, held: int) -> dict[str, Any
         say(change.title)
         proofs[change.name] = proof = watch(change, hosts, variables)
         say(f"  {proof['totals']['failed']:,} of {proof['totals']['attempts']:,} handshakes failed")
-    draw(PICTURE, [(f"{change.title}, {title}", proofs[change.name]) for change, title in PICTURED])
+    draw(PICTURE, [(title, proofs[change.name]) for change, title in PICTURED])
     return {"proofs": {name: without_series(proof) for name, proof in proofs.items()}}
 
 

@@ -20,6 +20,9 @@ ROWS = (
 )
 
 
+BEFORE = 5  # seconds to show
+
+
 def total(value: Any) -> int:
     """The sum of a list's or a dict's numbers; a number is its own."""
     if isinstance(value, Mapping):
@@ -37,14 +40,18 @@ def draw(file: Path, proofs: Sequence[tuple[str, Proof]]) -> None:
         axes = figure.subplots(len(ROWS), len(proofs), sharex="col", sharey="row", squeeze=False)
         for column, (title, proof) in enumerate(proofs):
             marks = {mark["kind"]: mark["time"] for mark in proof["marks"]}
-            begin = marks["begin"]
+            begin, end = marks["begin"], marks.get("end", marks["begin"])
+            limits = -BEFORE, max(second["time"] for second in proof["series"]) - begin
             times = [second["time"] - begin for second in proof["series"]]
             for (label, color, name), axis in zip(ROWS, axes[:, column], strict=True):
                 values = [total(second[name]) for second in proof["series"]]
                 axis.fill_between(times, values, step="post", color=color, alpha=0.35, linewidth=0)
                 axis.step(times, values, where="post", color=color, linewidth=1.4)
-                axis.axvspan(0, marks.get("end", begin) - begin, color="#888888", alpha=0.12, linewidth=0)
-                axis.set_ylim(bottom=0)
+                axis.axvspan(0, end - begin, color="#888888", alpha=0.12, linewidth=0)
+                axis.set_xlim(*limits)
+                axis.set_ylim(
+                    0, 1.1 * max(1, *(total(s[name]) for _title, other in proofs for s in other["series"]))
+                )
                 axis.spines[["top", "right"]].set_visible(False)
                 if column == 0:
                     axis.set_ylabel(label)
