@@ -22,8 +22,24 @@ from websockets.asyncio.client import unix_connect as connect_async
 from websockets.extensions.permessage_deflate import ClientPerMessageDeflateFactory
 from websockets.frames import Frame, Opcode
 from websockets.sync.client import ClientConnection, unix_connect
+from wsfleet.connection import Resumption
+from wsfleet.packets import Offer, Packet, Peer, Refused, pack
+from wsfleet.receiver import Builder, Receiver
 
 FRESH = ClientPerMessageDeflateFactory(server_no_context_takeover=True, client_no_context_takeover=True)
+OFFER = Offer(
+    id="a",
+    version=0,
+    session={},
+    opened_at=0.0,
+    frozen_at=0.0,
+    path="/",
+    request=[],
+    response=[],
+    subprotocol="",
+    username="",
+    deflate=[],
+)
 LOOPS = ("asyncio", "uvloop")
 
 
@@ -448,8 +464,8 @@ def test_socket_is_for_the_user_only_and_gone_with_the_process(slot: Slot, tmp_p
 
 @pytest.mark.parametrize(
     "garbage",
-    [b"x", b"\xff" * 100_000, b"\0\0\0\2{}", b'\0\0\0\x0f{"kind":"hello"}', b"\0\0\0\4null"],
-    ids=["short", "long", "empty", "cut", "null"],
+    [b"x", b"\xff" * 100_000, b"\0\0\0\2{}", b'\0\0\0\x0f{"kind":"hello"}', b"\0\0\0\4null", pack(OFFER)],
+    ids=["short", "long", "empty", "cut", "null", "no socket"],
 )
 def test_garbage_ends_the_conversation_and_nothing_else(
     slot: Slot, clients: ExitStack, tmp_path: Path, garbage: bytes
@@ -466,3 +482,31 @@ def test_garbage_ends_the_conversation_and_nothing_else(
     assert client.recv(PATIENCE) == "still here"
     assert wait_for(lambda: descriptors(process) == before)
     wait_for(lambda: "says what it can't" in process.log)
+
+
+def test_a_process_of_another_user_gets_no_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In this process, since only root could be somebody else."""
+    refused: list[Offer] = []
+
+    def refusal(offer: Offer) -> str:
+        refused.append(offer)
+        return "heard"
+
+    async def knock() -> None:
+        path = str(tmp_path / "s.handover")
+        receiver = Receiver(path, Builder(None, {}, {}, {}), Resumption(0, frozenset({0})), lambda: False)  # type: ignore[arg-type]
+        receiver._refusal = refusal  # type: ignore[method-assign]
+        peer = await Peer.connect(path)
+        with socket.socket(socket.AF_UNIX) as offered:
+            await peer.send(OFFER, offered.fileno())
+            answer, _descriptors = await asyncio.wait_for(peer.receive(), PATIENCE)
+        heard.append(answer)
+        receiver.close()
+        peer.close()
+
+    heard: list[Packet | None] = []
+    asyncio.run(knock())
+    monkeypatch.setattr(os, "geteuid", lambda: os.getuid() + 1)
+    asyncio.run(knock())
+    assert heard == [Refused(id="a", why="heard"), None]
+    assert len(refused) == 1

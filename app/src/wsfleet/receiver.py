@@ -165,7 +165,7 @@ class Intake:
                 if isinstance(packet, Hello) and packet.format != FORMAT:
                     return
                 if isinstance(packet, Offer):
-                    await self._answer(packet, socket.socket(fileno=descriptors[0]))
+                    await self._answer(packet, _socket(descriptors[0]))
                 elif isinstance(packet, Late) and packet.id in self._pending:
                     self._pending[packet.id].late.append(packet)
                 elif isinstance(packet, Go) and packet.id in self._pending:
@@ -225,6 +225,14 @@ class Intake:
         )
         with contextlib.suppress(OSError):
             path.write_text(json.dumps(figures))
+
+
+def _socket(descriptor: int) -> socket.socket:
+    try:
+        return socket.socket(fileno=descriptor)
+    except OSError as error:
+        os.close(descriptor)
+        raise BadPacketError(f"an offer comes without a socket ({error})") from None
 
 
 def whole(packets: list[Late]) -> list[Frame]:
