@@ -451,6 +451,17 @@ def test_descriptors_do_not_leak(slot: Slot, clients: ExitStack) -> None:
     assert len(set(counts)) == 1
 
 
+def test_figures_that_can_not_be_written_stop_nothing(slot: Slot, clients: ExitStack, tmp_path: Path) -> None:
+    old = slot.start()
+    client = clients.enter_context(slot.connect())
+    slot.start()
+    (tmp_path / "g2/ws.sock.json").mkdir()
+    old.signal(signal.SIGTERM)
+    assert old.wait() == 0
+    client.send("still here")
+    assert client.recv(PATIENCE) == "still here"
+
+
 # who may hand over
 
 

@@ -9,6 +9,7 @@ import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import websockets
@@ -18,7 +19,9 @@ from websockets.exceptions import ConnectionClosed
 from websockets.extensions.permessage_deflate import PerMessageDeflate
 from websockets.frames import Frame, Opcode
 from websockets.protocol import State
-from wsfleet import Connection, internals
+from wsfleet import Connection, echo, internals
+from wsfleet.config import Settings
+from wsfleet.server import open_handover
 
 Play = Callable[[Connection, ClientConnection], Awaitable[None]]
 
@@ -255,3 +258,13 @@ def test_what_a_fresh_deflater_says_any_inflater_understands() -> None:
         deflater = internals.Deflate(False, False, 12, 12)
         data = bytes(deflater.encode(Frame(Opcode.TEXT, message)).data) + b"\0\0\xff\xff"
         assert inflater.decompress(data) == message
+
+
+def test_connections_are_not_moved_with_a_version_that_is_not_known(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(internals, "VERSION", "99.0")
+    settings = Settings(unix_socket="a.sock", handover="b.sock")
+    nothing: Any = None
+    assert open_handover(settings, echo.handler, nothing, nothing) is None
+    assert "connections will be closed, not moved: websockets 99.0 isn't one of 17.4" in caplog.text
