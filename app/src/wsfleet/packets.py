@@ -157,9 +157,9 @@ def _fits(value: Any, wanted: Any) -> bool:
         return isinstance(value, list) and all(_fits(item, int) for item in value)
     if wanted == dict[str, Any]:
         return isinstance(value, dict)
-    if wanted is float:
-        return isinstance(value, (int, float)) and not isinstance(value, bool)
-    return type(value) is wanted
+    if isinstance(value, bool):  # Python's are numbers, too
+        return wanted is bool
+    return isinstance(value, (int, float) if wanted is float else wanted)
 
 
 class Peer:

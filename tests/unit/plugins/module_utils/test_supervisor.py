@@ -29,6 +29,7 @@ class Handler(SimpleXMLRPCRequestHandler):
         server = t.cast("Supervisord", self.server)
         server.logins.append(self.headers.get("Authorization"))
         if server.unauthorized:
+            self.rfile.read(int(self.headers["Content-Length"]))  # who still sends wouldn't read the answer
             self.send_error(401)
         else:
             super().do_POST()
