@@ -164,3 +164,17 @@ async def part(connection: Connection) -> None:
         sys.stderr.write("ended, moved\n" if connection.moved else "ended, not moved\n")
         with contextlib.suppress(ConnectionClosed):
             await connection.send("must not arrive")
+
+
+@resumable()
+async def impatient(connection: Connection) -> None:
+    """Waits for the client only a moment at a time, and says in the log when it is interrupted in something else."""
+    while True:
+        try:
+            await connection.send(await asyncio.wait_for(connection.recv(), 0.002))
+        except TimeoutError:
+            try:
+                await asyncio.sleep(0.001)
+            except asyncio.CancelledError:
+                sys.stderr.write("interrupted\n")
+                raise

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import websockets
 from websockets.asyncio.client import ClientConnection, unix_connect
-from websockets.asyncio.server import broadcast, unix_serve
+from websockets.asyncio.server import ServerConnection, broadcast, unix_serve
 from websockets.exceptions import ConnectionClosed
 from websockets.extensions.permessage_deflate import PerMessageDeflate
 from websockets.frames import Frame, Opcode
@@ -31,7 +31,8 @@ async def connected(folder: Path) -> AsyncIterator[tuple[Connection, ClientConne
     """A connection whose handler echoes, and its client."""
     opened: asyncio.Future[Connection] = asyncio.get_running_loop().create_future()
 
-    async def handler(connection: Connection) -> None:
+    async def handler(connection: ServerConnection) -> None:
+        assert isinstance(connection, Connection)
         opened.set_result(connection)
         async for message in connection:
             if message == "think":
@@ -41,7 +42,7 @@ async def connected(folder: Path) -> AsyncIterator[tuple[Connection, ClientConne
     path = str(folder / "s")
     factory = internals.DeflateFactory(server_max_window_bits=12, client_max_window_bits=12)
     server = unix_serve(
-        handler,  # type: ignore[arg-type] # it gets what create_connection makes
+        handler,
         path,
         create_connection=Connection,
         compression=None,

@@ -133,6 +133,7 @@ def test_unknown_variables_are_refused_without_their_value() -> None:
         (["--handler", "handlers:absent"], "(module 'handlers' has no attribute 'absent')"),
         (["--handler", "os:getcwd"], "is 'os:getcwd', allowed is package.module:function, an async function"),
         (["--handler", "wsfleet:__version__"], "an async function of one connection"),
+        (["--handover", "ws.sock"], "'ws.sock', allowed is empty, unless --unix-socket is set"),
     ],
 )
 def test_command_refuses_in_one_sentence_with_exit_code_2(arguments: list[str], message: str) -> None:

@@ -16,6 +16,7 @@ from . import internals
 
 Handler: TypeAlias = Callable[[Any], Awaitable[None]]
 H = TypeVar("H", bound=Handler)
+MARK = "__wsfleet_resumption__"
 
 
 class Connection(ServerConnection):
@@ -33,13 +34,16 @@ class Connection(ServerConnection):
     opened_at: float
     """When the client opened it, in seconds since the epoch."""
 
+    late: list[Frame]
+    """What the client has yet to get of the process before; nothing for handlers."""
+
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self.session = {}
         self.resumed = False
         self.moved = False
         self.opened_at = time.time()
-        self.late: list[Frame] = []
+        self.late = []
         self._waiting = 0
 
     @property
@@ -86,7 +90,7 @@ def resumable(*, version: int = 0, accepts: Iterable[int] = ()) -> Callable[[H],
     """
 
     def mark(handler: H) -> H:
-        handler.__wsfleet_resumption__ = Resumption(version, frozenset({version, *accepts}))  # type: ignore[attr-defined]
+        setattr(handler, MARK, Resumption(version, frozenset({version, *accepts})))
         return handler
 
     return mark
@@ -94,4 +98,4 @@ def resumable(*, version: int = 0, accepts: Iterable[int] = ()) -> Callable[[H],
 
 def resumption_of(handler: Handler) -> Resumption | None:
     """What `resumable` has said, None if nothing."""
-    return getattr(handler, "__wsfleet_resumption__", None)
+    return getattr(handler, MARK, None)

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 from websockets.exceptions import ConnectionClosed
 from websockets.protocol import State
@@ -17,7 +18,7 @@ class Connections:
     def __init__(self, handler: Handler, limit: int) -> None:
         self._handler = handler
         self._limit = limit
-        self._served: dict[Connection, asyncio.Task[None]] = {}  # a dict keeps the order
+        self._served: dict[Connection, asyncio.Task[Any] | None] = {}  # a dict keeps the order
         self._empty = asyncio.Event()
         self._empty.set()
 
@@ -46,8 +47,7 @@ class Connections:
 
     async def serve(self, connection: Connection) -> None:
         """Serve one connection until it is closed or has moved. That the client has left isn't an error."""
-        task: asyncio.Task[None] = asyncio.current_task()  # type: ignore[assignment] # this is one
-        self._served[connection] = task
+        self._served[connection] = asyncio.current_task()
         self._empty.clear()
         try:
             async with connection:  # the library would close it too, but only after it was forgotten here
@@ -59,7 +59,6 @@ class Connections:
         except asyncio.CancelledError:
             if not connection.moved:
                 raise
-            task.uncancel()
         finally:
             del self._served[connection]
             if not self._served:

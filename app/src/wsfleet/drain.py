@@ -16,6 +16,7 @@ from asyncio import FIRST_COMPLETED
 from collections.abc import Awaitable
 from queue import Empty, SimpleQueue
 
+from .background import Background
 from .config import Settings
 from .connection import Connection
 from .connections import Connections
@@ -94,7 +95,7 @@ class Drain:
         self._hurried = asyncio.Event()
         self._signalled = False
         self._hard_exit = HardExit()
-        self._leaving: set[asyncio.Task[None]] = set()
+        self._leaving = Background()
         # Not loop.add_signal_handler: it wouldn't run while a handler blocks the loop.
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._signal)
@@ -179,9 +180,7 @@ class Drain:
         await self._connections.wait_empty()
 
     def _dismiss(self, connection: Connection, reason: str) -> None:
-        task = asyncio.create_task(self._close(connection, reason))
-        self._leaving.add(task)
-        task.add_done_callback(self._leaving.discard)
+        self._leaving.start(self._close(connection, reason))
 
     async def _close(self, connection: Connection, reason: str) -> None:
         try:

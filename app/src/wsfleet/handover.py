@@ -15,19 +15,13 @@ from .config import Settings
 from .connection import Resumption
 from .connections import Connections
 from .packets import Peer
+from .paths import followed
 from .receiver import Builder, Receiver
 from .sender import Sender
 
 logger = logging.getLogger(__name__)
 
 SUFFIX = ".handover"
-
-
-def followed(link: Path) -> Path:
-    """Where a symlink leads to, as a path that isn't longer than it must be: those of sockets have 107 bytes."""
-    while link.is_symlink():
-        link = link.parent / link.readlink()
-    return link
 
 
 def address(socket_path: str) -> str:
@@ -57,7 +51,7 @@ class Handover:
         """Move the connections to the process that clients reach by now, if there is one: ours can't be reached."""
         try:
             successor = address(str(followed(self._link)))
-            peer = await Peer.connect(successor)
+            peer = Peer.connect(successor)
         except OSError as error:
             logger.info("connections are closed, not moved: no process receives them (%s)", error)
             return

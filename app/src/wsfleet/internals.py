@@ -8,7 +8,6 @@ but the window, which is kept here.
 
 from __future__ import annotations
 
-import asyncio
 import zlib
 from collections.abc import Sequence
 from types import GeneratorType
@@ -79,12 +78,12 @@ class DeflateFactory(ServerPerMessageDeflateFactory):
 
 def finish_handshakes(server: Server) -> None:
     """Have handshakes that are under way end well though the server has stopped listening; it would refuse them."""
-    server.is_serving = lambda: True  # type: ignore[method-assign]
+    vars(server)["is_serving"] = lambda: True
 
 
 def refuse_handshakes(server: Server) -> None:
     """Undo `finish_handshakes`."""
-    server.__dict__.pop("is_serving", None)
+    vars(server).pop("is_serving", None)
 
 
 def handshakes(server: Server, served: int) -> int:
@@ -105,8 +104,14 @@ def is_quiet(connection: Connection) -> bool:
         and connection.send_in_progress is None
         and not connection.pending_pings
         and not messages.frames
-        and (connection.waits or _is_waiting(messages.frames.get_waiter))
+        and handler_waits(connection)
     )
+
+
+def handler_waits(connection: Connection) -> bool:
+    """Whether the handler has nothing to do but to wait for the client, or for the connection's end."""
+    waiter = connection.recv_messages.frames.get_waiter
+    return connection.waits or (waiter is not None and not waiter.done())
 
 
 def _at_frame_boundary(protocol: ServerProtocol) -> bool:
@@ -117,15 +122,11 @@ def _at_frame_boundary(protocol: ServerProtocol) -> bool:
     return bool(generator.gi_code.co_name == "at_eof") and not protocol.reader.buffer
 
 
-def _is_waiting(waiter: asyncio.Future[None] | None) -> bool:
-    return waiter is not None and not waiter.done()
-
-
 def freeze(connection: Connection) -> list[Frame]:
     """Stop reading and writing; returns where frames go meanwhile that the handler or a broadcast sends."""
     held: list[Frame] = []
     connection.transport.pause_reading()
-    connection.protocol.send_frame = held.append  # type: ignore[method-assign, assignment]
+    vars(connection.protocol)["send_frame"] = held.append
     if connection.keepalive_task is not None:
         connection.keepalive_task.cancel()
     return held
@@ -133,7 +134,7 @@ def freeze(connection: Connection) -> list[Frame]:
 
 def thaw(connection: Connection, held: list[Frame]) -> None:
     """Undo `freeze`."""
-    del connection.protocol.send_frame
+    del vars(connection.protocol)["send_frame"]
     for frame in held:
         connection.protocol.send_frame(frame)
     connection.send_data()

@@ -4,8 +4,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import os
 import re
 from pathlib import Path
 from typing import Any
@@ -20,6 +18,7 @@ from .config import Settings
 from .connection import Connection
 from .connections import Connections
 from .internals import DeflateFactory
+from .paths import Bound
 from .receiver import Builder
 
 TICK = 0.01  # seconds between two looks at the handshakes
@@ -95,8 +94,7 @@ class Listener:
 
     def __init__(self, server: Server, path: Path | None) -> None:
         self.server = server
-        self._path = path
-        self._inode = path.stat() if path else None
+        self._bound = Bound(path) if path else None
 
     @classmethod
     async def open(cls, settings: Settings, **callbacks: Any) -> Listener:
@@ -105,7 +103,7 @@ class Listener:
         if settings.unix_socket:
             # A relative path stays so, because paths of unix sockets are limited to 107 bytes.
             server = await unix_serve(path=settings.unix_socket, **options)
-            return cls(server, Path(settings.unix_socket).absolute())
+            return cls(server, Path(settings.unix_socket))
         server = await serve(
             host=settings.host, port=settings.port, reuse_port=settings.reuse_port or None, **options
         )
@@ -113,19 +111,16 @@ class Listener:
 
     def __str__(self) -> str:
         """Where it listens."""
-        if self._path:
-            return f"unix:{self._path}"
+        if self._bound:
+            return f"unix:{self._bound.path}"
         return ", ".join("{}:{}".format(*sock.getsockname()) for sock in self.server.sockets)
 
     def close(self) -> None:
         """Stop accepting; open connections and handshakes under way stay. Again: nothing happens."""
         internals.finish_handshakes(self.server)
         self.server.close(close_connections=False)
-        inode, self._inode = self._inode, None  # once closed, the number may become another file's
-        if self._path and inode:  # Python 3.13 removes the file by itself, 3.11 leaves it
-            with contextlib.suppress(FileNotFoundError):
-                if os.path.samestat(self._path.lstat(), inode):
-                    self._path.unlink()
+        if self._bound:  # Python 3.13 removes the file by itself, 3.11 leaves it
+            self._bound.remove()
 
     async def wait_for_handshakes(self, connections: Connections) -> None:
         """Wait until all handshakes that were under way have ended."""

@@ -14,14 +14,12 @@ import socket
 import struct
 from array import array
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, TypeVar, get_type_hints
+from typing import Any, ClassVar, get_type_hints
 
 FORMAT = 1
 LIMIT = 128 * 1024  # bytes of a packet; Linux's default for a socket's buffer is 208 KiB
 LENGTH = struct.Struct("!I")
 CREDENTIALS = struct.Struct("3i")
-
-P = TypeVar("P", bound="Packet")
 
 
 class BadPacketError(ValueError):
@@ -38,11 +36,10 @@ class Packet:
 
 @dataclass(frozen=True, kw_only=True)
 class Hello(Packet):
-    """The first packet of either side."""
+    """The first packet."""
 
     kind = "hello"
     format: int
-    pid: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,6 +97,14 @@ class Go(Packet):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Back(Packet):
+    """The offer is withdrawn: the connection goes on where it was."""
+
+    kind = "back"
+    id: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class Bye(Packet):
     """The last packet: how many connections the sender keeps, to close them. What was offered only, is its own."""
 
@@ -107,7 +112,9 @@ class Bye(Packet):
     stayed: int
 
 
-KINDS: dict[str, type[Packet]] = {kind.kind: kind for kind in (Hello, Offer, Ready, Refused, Late, Go, Bye)}
+KINDS: dict[str, type[Packet]] = {
+    kind.kind: kind for kind in (Hello, Offer, Ready, Refused, Late, Go, Back, Bye)
+}
 HEADERS = {
     name: {header: type_ for header, type_ in get_type_hints(kind).items() if header not in ("kind", "data")}
     for name, kind in KINDS.items()
@@ -172,7 +179,7 @@ class Peer:
         self._sending = asyncio.Lock()
 
     @classmethod
-    async def connect(cls, path: str) -> Peer:
+    def connect(cls, path: str) -> Peer:
         """Connect to a listening socket; OSError if that's impossible."""
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         try:

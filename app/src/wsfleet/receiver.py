@@ -23,8 +23,10 @@ from websockets.http11 import Request, Response
 from websockets.typing import Origin, Subprotocol
 
 from . import internals
+from .background import Background
 from .connection import Connection, Resumption
-from .packets import FORMAT, BadPacketError, Bye, Go, Hello, Late, Offer, Peer, Ready, Refused
+from .packets import FORMAT, Back, BadPacketError, Bye, Go, Hello, Late, Offer, Peer, Ready, Refused
+from .paths import Bound
 
 logger = logging.getLogger(__name__)
 
@@ -52,12 +54,12 @@ class Builder:
             extensions.append(deflate)
         protocol = internals.open_protocol(list(extensions), **self.protocol_options)
         protocol.id = uuid.UUID(offer.id)
-        request = Request(offer.path, Headers(map(tuple, offer.request)))  # type: ignore[arg-type]
+        request = Request(offer.path, _headers(offer.request))
         protocol.origin = Origin(request.headers["Origin"]) if "Origin" in request.headers else None
         protocol.subprotocol = Subprotocol(offer.subprotocol) if offer.subprotocol else None
         connection = Connection(protocol, self.server, **self.connection_options)
         connection.request = request
-        connection.response = Response(101, "Switching Protocols", Headers(map(tuple, offer.response)))  # type: ignore[arg-type]
+        connection.response = Response(101, "Switching Protocols", _headers(offer.response))
         connection.resumed = True
         connection.session = offer.session
         connection.opened_at = offer.opened_at
@@ -72,23 +74,21 @@ class Receiver:
     def __init__(
         self, path: str, builder: Builder, resumption: Resumption, is_full: Callable[[], bool]
     ) -> None:
-        self._path = Path(path).absolute()
         self._builder = builder
         self._resumption = resumption
         self._is_full = is_full
         self._open = True
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._conversations = Background()
         self._listening = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._listening.setblocking(False)
-        with contextlib.suppress(FileNotFoundError):
-            self._path.unlink()
+        Path(path).unlink(missing_ok=True)
         umask = os.umask(0o177)
         try:
-            self._listening.bind(path)  # may be relative, as paths are limited to 107 bytes
+            self._listening.bind(path)
         finally:
             os.umask(umask)
         self._listening.listen(8)
-        self._inode = self._path.stat()
+        self._bound = Bound(Path(path))
         asyncio.get_running_loop().add_reader(self._listening.fileno(), self._accept)
 
     def close(self) -> None:
@@ -97,18 +97,12 @@ class Receiver:
             self._open = False
             asyncio.get_running_loop().remove_reader(self._listening.fileno())
             self._listening.close()
-            with contextlib.suppress(FileNotFoundError):
-                if os.path.samestat(
-                    self._path.stat(), self._inode
-                ):  # another process may listen there by now
-                    self._path.unlink()
+            self._bound.remove()
 
     def _accept(self) -> None:
         with contextlib.suppress(OSError):
             sock, _address = self._listening.accept()
-            task = asyncio.create_task(self._serve(Peer(sock)))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+            self._conversations.start(self._serve(Peer(sock)))
 
     async def _serve(self, peer: Peer) -> None:
         intake = Intake(peer, self._builder, self._refusal)
@@ -122,7 +116,7 @@ class Receiver:
             return
         finally:
             peer.close()
-        intake.report(self._path.with_suffix(".json"))
+        intake.report(self._bound.path.with_suffix(".json"))
 
     def _refusal(self, offer: Offer) -> str:
         """Why the connection can't come; empty if it can."""
@@ -152,10 +146,10 @@ class Intake:
         self._refusal = refusal
         self._began = time.monotonic()
         self._pending: dict[str, Pending] = {}
-        self._seen: set[str] = set()
+        self._taken: set[str] = set()
         self._pauses: list[float] = []
         self._bye: Bye | None = None
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._resuming = Background()
 
     async def run(self) -> None:
         """Take what is offered until the other process is gone; without a bye, it has died, and all is ours."""
@@ -170,20 +164,21 @@ class Intake:
                     self._pending[packet.id].late.append(packet)
                 elif isinstance(packet, Go) and packet.id in self._pending:
                     self._go(packet.id, packet.session)
+                elif isinstance(packet, Back):
+                    self._drop(packet.id)
                 elif isinstance(packet, Bye):
                     self._bye = packet
             if not self._bye:
                 for name, pending in list(self._pending.items()):
                     self._go(name, pending.offer.session)
         finally:
-            for pending in self._pending.values():
-                pending.sock.close()
-        if self._tasks:
-            await asyncio.wait(self._tasks)
+            for name in list(self._pending):
+                self._drop(name)
+        await self._resuming.wait()
 
     async def _answer(self, offer: Offer, sock: socket.socket) -> None:
-        why = "it was offered already" if offer.id in self._seen else self._refusal(offer)
-        self._seen.add(offer.id)
+        self._drop(offer.id)
+        why = "it is here already" if offer.id in self._taken else self._refusal(offer)
         if not why:
             try:
                 if sock.type is not socket.SOCK_STREAM:
@@ -196,12 +191,16 @@ class Intake:
         with contextlib.suppress(OSError):  # it has died; what it offered is ours
             await self._peer.send(Refused(id=offer.id, why=why) if why else Ready(id=offer.id))
 
+    def _drop(self, name: str) -> None:
+        """Forget an offer that was withdrawn, if there was one."""
+        if pending := self._pending.pop(name, None):
+            pending.sock.close()
+
     def _go(self, name: str, session: dict[str, Any]) -> None:
         pending = self._pending.pop(name)
         pending.connection.session = session
-        task = asyncio.create_task(self._resume(pending))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._taken.add(name)
+        self._resuming.start(self._resume(pending))
 
     async def _resume(self, pending: Pending) -> None:
         connection = pending.connection
@@ -225,6 +224,10 @@ class Intake:
         )
         with contextlib.suppress(OSError):
             path.write_text(json.dumps(figures))
+
+
+def _headers(pairs: list[list[str]]) -> Headers:
+    return Headers([(name, value) for name, value in pairs])
 
 
 def _socket(descriptor: int) -> socket.socket:

@@ -6,19 +6,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import os
 import time
 from asyncio import FIRST_COMPLETED
-from collections.abc import Coroutine
 from dataclasses import dataclass, field
-from typing import Any
 
 from websockets.frames import Frame, Opcode
 
 from . import internals
+from .background import Background
 from .connection import Connection
 from .connections import Connections
-from .packets import FORMAT, BadPacketError, Bye, Go, Hello, Late, Offer, Packet, Peer, Ready, Refused
+from .packets import FORMAT, Back, BadPacketError, Bye, Go, Hello, Late, Offer, Packet, Peer, Ready, Refused
 
 logger = logging.getLogger(__name__)
 
@@ -70,13 +68,13 @@ class Sender:
         self._offered: dict[str, Frozen] = {}
         self._refused: set[Connection] = set()
         self._progress = asyncio.Event()
-        self._leaving: set[asyncio.Task[None]] = set()
+        self._leaving = Background()
 
     async def run(self, deadline: float) -> None:
         """Move what becomes quiet before `deadline`, of the loop's clock, until nothing moves for too long."""
         reader = asyncio.create_task(self._read())
         try:
-            await self._peer.send(Hello(format=FORMAT, pid=os.getpid()))
+            await self._peer.send(Hello(format=FORMAT))
             await self._offer_all(reader, deadline)
             await self._have_offered_less_than(1, reader)
         except OSError as error:
@@ -88,8 +86,7 @@ class Sender:
             with contextlib.suppress(OSError):
                 await self._peer.send(Bye(stayed=len(self._connections.open())))
             self._peer.close()
-        if self._leaving:
-            await asyncio.wait(self._leaving)
+        await self._leaving.wait()
 
     async def _offer_all(self, reader: asyncio.Task[None], deadline: float) -> None:
         loop, look = asyncio.get_running_loop(), LOOK
@@ -136,7 +133,7 @@ class Sender:
                 if isinstance(packet, Ready) and packet.id in self._offered:
                     seconds = time.monotonic() - self._offered[packet.id].since
                     self._window = min(max(int(seconds / COST), WINDOW_LEAST), WINDOW_MOST)
-                    self._do(self._let_go(packet.id))
+                    self._leaving.start(self._let_go(packet.id))
                 elif isinstance(packet, Refused) and packet.id in self._offered:
                     self._take_back(packet.id, packet.why)
         except BadPacketError as error:
@@ -148,11 +145,17 @@ class Sender:
             self._take_back(name, why)
 
     def _take_back(self, name: str, why: str) -> None:
-        frozen = self._offered.pop(name)
-        self._refused.add(frozen.connection)
+        self._refused.add(self._thaw(name))
         self.outcome.refuse(why)
+
+    def _thaw(self, name: str) -> Connection:
+        """Go on with a connection here, until it is offered again."""
+        frozen = self._offered.pop(name)
+        with contextlib.suppress(OSError):  # where there is no room for it, the bye will do
+            self._peer.send_now(Back(id=name))
         internals.thaw(frozen.connection, frozen.held)
         self._progress.set()
+        return frozen.connection
 
     async def _let_go(self, name: str) -> None:
         """Tell the other process to go on; end the handler, then the connection, which is open elsewhere."""
@@ -171,6 +174,11 @@ class Sender:
         """Nothing is awaited between the last look at the connection and the word; False if it was taken back."""
         sent = 0
         while frozen := self._offered.get(name):
+            if not internals.handler_waits(
+                frozen.connection
+            ):  # a timeout of its own, or another task, has woken it
+                self._thaw(name)
+                return False
             try:
                 packets: list[Packet] = [
                     *late(name, frozen.held)[sent:],
@@ -189,11 +197,6 @@ class Sender:
     def _send_now(self, packets: list[Packet]) -> int:
         """Send as many as there is room for."""
         return next((n for n, packet in enumerate(packets) if not self._peer.send_now(packet)), len(packets))
-
-    def _do(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.create_task(work)
-        self._leaving.add(task)
-        task.add_done_callback(self._leaving.discard)
 
 
 def late(name: str, frames: list[Frame]) -> list[Late]:

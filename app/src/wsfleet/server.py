@@ -62,7 +62,7 @@ def open_handover(
 ) -> Handover | None:
     """Be ready to receive and send connections; None where they can only be closed."""
     resumption = resumption_of(handler)
-    if not (settings.handover and settings.unix_socket and resumption):
+    if not (settings.handover and resumption):
         return None
     if not internals.known():
         logger.warning(
@@ -97,6 +97,8 @@ async def serve(settings: Settings, handler: Handler) -> int:
 
 def run(settings: Settings) -> int:
     """Load what the settings name, then serve; SettingError if it can't be loaded."""
+    if settings.handover and not settings.unix_socket:
+        raise refusal("handover", settings.handover, "empty, unless --unix-socket is set")
     handler, loop = load_handler(settings.handler), load_loop(settings.loop)
     raise_nofile_limit()
     with Runner(loop_factory=loop) as runner:

@@ -38,7 +38,7 @@ Result = dict[str, Any]
 Stream = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 SIZES = (0, 0, 10, 100, 100, 1000, 1000, 8000, 50_000)  # characters of mixed messages
-CHANCE = random.Random()  # noqa: S311 # it keeps no secret
+CHANCE = random.Random()
 OPEN_TIMEOUT = 20  # seconds; nginx may hold a handshake while all processes are down
 CLOSE_TIMEOUT = 5
 

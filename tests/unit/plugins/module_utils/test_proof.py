@@ -337,7 +337,7 @@ def test_page_of_a_short_proof(seconds: int) -> None:
 
 
 def test_page_of_half_an_hour_stays_small() -> None:
-    randomness = random.Random(0)  # noqa: S311 - the same in each run
+    randomness = random.Random(0)
     proof = made(1800)
     proof["servers"] = [f"ws{index}.test" for index in range(12)]
     for moment in proof["series"]:
