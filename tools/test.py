@@ -37,6 +37,7 @@ GROUPS = ("lint", "unit", "package", "scenarios", "soak")
 SOAK = ("failures", "upkeep")
 TIMEOUT = 30 * 60
 TAIL = 40
+ERRORS = ("ERROR", "FAILED", "fatal:", "E   ")  # worth a look wherever they stand in a log
 
 # The collection is built from the files that git tracks or would track, and installed where nothing else is;
 # what the group package checks is what users get.
@@ -156,7 +157,7 @@ def prepare_package() -> None:
 
 
 def run(step: Step) -> Result:
-    """Run a step; its output goes to its log, the end of which is printed if it failed."""
+    """Run a step; its output goes to its log, the errors and the end of which are printed if it failed."""
     print(f"      {step.name}", flush=True)
     began = time.monotonic()
     with step.log.open("w") as log:
@@ -171,7 +172,9 @@ def run(step: Step) -> Result:
     verdict = "FAIL" if result.failed else "ok"
     lines = [f"{verdict:4}  {step.name}  {result.seconds:.0f} s"]
     if result.failed:
-        lines += [f"      | {line}" for line in output.splitlines()[-TAIL:]]
+        said = output.splitlines()
+        errors = [line for line in said[:-TAIL] if line.startswith(ERRORS)]
+        lines += [f"      | {line}" for line in errors[-TAIL:] + said[-TAIL:]]
         lines += [f"      all of it: {step.log.relative_to(ROOT)}"]
     print("\n".join(lines), flush=True)
     return result

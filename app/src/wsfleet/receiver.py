@@ -227,7 +227,7 @@ class Intake:
 
 
 def _headers(pairs: list[list[str]]) -> Headers:
-    return Headers([(name, value) for name, value in pairs])
+    return Headers((pair[0], pair[1]) for pair in pairs)
 
 
 def _socket(descriptor: int) -> socket.socket:

@@ -48,6 +48,15 @@ def test_failed_step_shows_the_end_of_its_log(tmp_path: Path, capsys: pytest.Cap
     assert "all of it: bad.log" in output
 
 
+def test_errors_are_shown_wherever_they_stand(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    script = "echo ERROR: line 3 is wrong; seq 100; exit 1"
+    driver.run(Step("bad", "lint", [["sh", "-c", script]], cwd=tmp_path))
+    output = capsys.readouterr().out
+    assert output.count("| ERROR: line 3 is wrong") == 1
+    assert "| 60\n" not in output
+    assert "| 61\n" in output
+
+
 @pytest.mark.parametrize(
     ("report", "passed", "counts"),
     [
