@@ -70,10 +70,20 @@ def test_connections_of_a_tcp_port(host: str) -> None:
 
 
 def test_memory_is_what_the_process_uses() -> None:
-    before = Kernel().memory(os.getpid())
-    ballast = bytearray(os.urandom(8 * 2**20))
-    assert 7 * 2**20 < Kernel().memory(os.getpid()) - before < 12 * 2**20
-    assert len(ballast) > 2**20 < Kernel().memory_available()
+    def used(ballast: int) -> int:
+        program = f"ballast = bytearray(b'x' * {ballast}); print(flush=True); input()"
+        with subprocess.Popen(
+            [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        ) as child:
+            assert child.stdout is not None
+            child.stdout.readline()
+            try:
+                return Kernel().memory(child.pid)
+            finally:
+                child.kill()
+
+    assert 31 * 2**20 < used(32 * 2**20) - used(0) < 36 * 2**20
+    assert Kernel().memory_available() > 2**20
 
 
 def test_a_process_tells_where_it_comes_from(tmp_path: Path) -> None:
