@@ -8,7 +8,8 @@
     servers.py down FLEET                         remove them and their network
     servers.py clean                              remove the images
 
-A host boots systemd, is reached by the others under its name, and has the ports given published on 127.0.0.1.
+A host boots systemd, is reached by the others under its name, keeps its address over reboots, and has the ports given
+published on 127.0.0.1.
 The images are made by mmdebstrap from the Debian mirror that this machine's apt uses, so no image registry is
 needed; what the roles install lies in their apt cache.
 
@@ -26,11 +27,13 @@ import functools
 import hashlib
 import json
 import os
+import re
 import resource
 import shutil
 import subprocess
 import sys
 import time
+import zlib
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -59,8 +62,10 @@ INSTALLED = [
     "systemd-sysv",
 ]
 # What the roles install: downloaded but not installed, so that installing them is quick and needs no network.
-DOWNLOADED = ["nginx", "python3-cryptography", "python3-venv", "supervisor"]
+DOWNLOADED = ["curl", "haproxy", "keepalived", "nginx", "python3-cryptography", "python3-venv", "supervisor"]
 CLIENT_PACKAGES = ["python3-websockets"]
+
+FIRST = 10  # address of a fleet's first host, in its network
 
 INIT = ["/sbin/init"]
 # Ansible's cache_valid_time goes by the age of this folder: the lists are as old as the image, but sufficient.
@@ -112,10 +117,11 @@ class Engine:
         return [f"--ulimit=nofile=1024:{files}", f"--ulimit=nproc={processes}:{processes}"]
 
     def systemd(self) -> list[str]:
-        """Flags of `run` under which systemd boots as the first process."""
+        """Flags of `run` under which systemd boots as the first process, and keepalived may add addresses."""
+        flags = ["--cap-add=NET_ADMIN", "--cap-add=NET_RAW"]
         if self.name == "podman":
-            return ["--systemd=always"]
-        flags = ["--env=container=docker", "--cap-add=SYS_ADMIN", "--tmpfs=/run", "--tmpfs=/run/lock"]
+            return [*flags, "--systemd=always"]
+        flags += ["--env=container=docker", "--cap-add=SYS_ADMIN", "--tmpfs=/run", "--tmpfs=/run/lock"]
         if unified_cgroups():
             return [*flags, "--cgroupns=host", "--volume=/sys/fs/cgroup:/sys/fs/cgroup:rw"]
         return [*flags, "--cgroupns=private", "--volume=/sys/fs/cgroup/systemd:/sys/fs/cgroup/systemd:rw"]
@@ -279,6 +285,43 @@ def network(fleet: str) -> str:
     return f"wsfleet-{fleet}"
 
 
+@dataclass(frozen=True)
+class Network:
+    """The addresses of a fleet, as many as anybody needs; `number` tells fleets apart."""
+
+    number: int
+    ipv6: bool
+
+    def subnets(self) -> list[str]:
+        return [f"10.214.{self.number}.0/24", *([f"fd00:d6:{self.number}::/64"] if self.ipv6 else [])]
+
+    def addresses(self, host: int) -> list[str]:
+        """IPv4 and, where there is one, IPv6 address of a host, 1 to 254; the first is the gateway."""
+        return [f"10.214.{self.number}.{host}", *([f"fd00:d6:{self.number}::{host}"] if self.ipv6 else [])]
+
+    @classmethod
+    def of(cls, engine: Engine, fleet: str) -> Network | None:
+        """The network that the fleet has."""
+        found = engine("network", "inspect", network(fleet), check=False).stdout
+        number = re.search(r"10\.214\.(\d+)\.0/24", found)
+        return cls(int(number[1]), "fd00:d6:" in found) if number else None
+
+    @classmethod
+    def make(cls, engine: Engine, fleet: str, ipv6: bool) -> Network:
+        """A network of subnets that are free here."""
+        for number in range(256):
+            made = cls((number + zlib.crc32(fleet.encode())) % 256, ipv6)
+            flags = [*(["--ipv6"] if ipv6 else []), *(f"--subnet={subnet}" for subnet in made.subnets())]
+            done = engine("network", "create", *flags, network(fleet), check=False)
+            if done.returncode == 0:
+                return made
+            if not re.search("subnet|overlap", done.stderr):
+                raise ServersError(f"{engine.name} network create failed: {done.stderr.strip()}")
+        raise ServersError(
+            "All 256 subnets of 10.214.0.0/16 are in use here: remove fleets that aren't needed."
+        )
+
+
 def container(fleet: str, host: str) -> str:
     return f"wsfleet-{fleet}-{host}"
 
@@ -296,7 +339,7 @@ def state(engine: Engine, name: str) -> tuple[str, str, str]:
     return status, image, checkout
 
 
-def start(engine: Engine, fleet: str, host: Host) -> None:
+def start(engine: Engine, fleet: str, host: Host, addresses: Sequence[str]) -> None:
     """Have one host run, and wait until its systemd has booted; one of another image is replaced."""
     name = container(fleet, host.name)
     status, image, checkout = state(engine, name)
@@ -306,6 +349,7 @@ def start(engine: Engine, fleet: str, host: Host) -> None:
         engine("rm", "--force", name, check=False)
         publish = [f"--publish=127.0.0.1:{port}:{port}" for port in host.ports]
         where = [f"--name={name}", f"--hostname={host.name}", f"--network={network(fleet)}"]
+        where += [f"--ip{'6' if ':' in address else ''}={address}" for address in addresses]
         where += [f"--network-alias={host.name}", f"--label=wsfleet.checkout={ROOT}"]
         if engine.name == "podman":
             where.append(f"--pidfile={pidfile(fleet, host.name)}")
@@ -327,30 +371,36 @@ def start(engine: Engine, fleet: str, host: Host) -> None:
         time.sleep(0.2)
 
 
-def inventory(engine: Engine, fleet: str, hosts: Sequence[Host]) -> str:
-    """How Ansible reaches the hosts of a fleet, as a YAML inventory."""
+def inventory(engine: Engine, fleet: str, hosts: Sequence[Host], addresses: Network) -> str:
+    """How Ansible reaches the hosts of a fleet, as a YAML inventory, and addresses that nobody has yet."""
     variables = {
         host.name: {
             "ansible_connection": "wsfleet_container",
             "ansible_host": container(fleet, host.name),
             "ansible_python_interpreter": "/usr/bin/python3",
+            "wsfleet_addresses": addresses.addresses(FIRST + index),
             "wsfleet_engine": engine.name,
             "wsfleet_hostname": host.name,
             "wsfleet_pidfile": str(pidfile(fleet, host.name)),
         }
-        for host in hosts
+        for index, host in enumerate(hosts)
     }
-    return "---\n" + json.dumps({"all": {"hosts": variables}}, indent=2) + "\n"
+    spare = {"wsfleet_spare_addresses": addresses.addresses(254)}
+    return "---\n" + json.dumps({"all": {"hosts": variables, "vars": spare}}, indent=2) + "\n"
 
 
-def up(engine: Engine, fleet: str, hosts: Sequence[Host], into: Path | None) -> None:
+def up(engine: Engine, fleet: str, hosts: Sequence[Host], into: Path | None, ipv6: bool = False) -> None:
     make_images(engine, list(dict.fromkeys(host.image for host in hosts)))
-    if engine("network", "inspect", network(fleet), check=False).returncode:
-        engine("network", "create", network(fleet))
+    net = Network.of(engine, fleet) or Network.make(engine, fleet, ipv6)
     with ThreadPoolExecutor() as pool:
-        list(pool.map(lambda host: start(engine, fleet, host), hosts))
+        started = [
+            pool.submit(start, engine, fleet, host, net.addresses(FIRST + index))
+            for index, host in enumerate(hosts)
+        ]
+    for each in started:
+        each.result()
     if into:
-        into.write_text(inventory(engine, fleet, hosts))
+        into.write_text(inventory(engine, fleet, hosts, net))
     say(f"{fleet}: {', '.join(host.name for host in hosts)} running under {engine.name}")
 
 
@@ -378,6 +428,7 @@ def main() -> int:
     command.add_argument("fleet")
     command.add_argument("hosts", nargs="+", type=Host.parse, metavar="HOST=IMAGE[:PORT]...")
     command.add_argument("--inventory", type=Path, help="write how Ansible reaches them to this file")
+    command.add_argument("--ipv6", action="store_true", help="give the hosts IPv6 addresses too")
     command = commands.add_parser("down", help="remove a fleet")
     command.add_argument("fleet")
     arguments = parser.parse_args()
@@ -388,7 +439,7 @@ def main() -> int:
         elif arguments.command == "images":
             make_images(engine, IMAGES)
         elif arguments.command == "up":
-            up(engine, arguments.fleet, arguments.hosts, arguments.inventory)
+            up(engine, arguments.fleet, arguments.hosts, arguments.inventory, arguments.ipv6)
         elif arguments.command == "down":
             down(engine, arguments.fleet)
         else:

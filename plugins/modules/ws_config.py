@@ -73,10 +73,14 @@ options:
     type: list
     elements: path
     default: []
+  reads:
+    description: Those of O(needs) that the program reads only when it is started or reloaded. By default, all.
+    type: list
+    elements: path
   pid_file:
     description:
       - PID file of the program that reads the configuration.
-      - When it runs, and one of the files, or one of O(needs), is newer than the newest of its processes, then the task
+      - When it runs, and one of the files, or one of O(reads), is newer than the newest of its processes, then the task
         is changed although the files aren't, so that a reload that a run was killed before is caught up on.
     type: path
 attributes:
@@ -229,6 +233,7 @@ def main() -> None:
             "validate": {"type": "list", "elements": "str", "required": True},
             "refuse": {"type": "list", "elements": "str", "default": []},
             "needs": {"type": "list", "elements": "path", "default": []},
+            "reads": {"type": "list", "elements": "path"},
             "pid_file": {"type": "path"},
         },
         supports_check_mode=True,
@@ -242,8 +247,9 @@ def main() -> None:
         config = ConfigSet(root, module.params["name"])
         changes = config.changes(wanted)
         obstacle = missing(root, command[0], module.params["needs"])
-        reads = [*(root / path for path in wanted), *map(Path, module.params["needs"])]
-        missed = unread(module.params["pid_file"], reads)
+        reads = module.params["needs"] if module.params["reads"] is None else module.params["reads"]
+        paths = [*(root / path for path in wanted), *map(Path, reads)]
+        missed = unread(module.params["pid_file"], paths)
         if changes and obstacle is None:
             config.validate(changes, command, module.params["refuse"])
         elif changes and not module.check_mode:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import resource
 import subprocess
 from pathlib import Path
@@ -12,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tools import servers
-from tools.servers import Engine, Host, ServersError
+from tools.servers import Engine, Host, Network, ServersError
 
 Done = subprocess.CompletedProcess[str]
 
@@ -62,15 +63,19 @@ def test_host_refused(text: str) -> None:
 
 def test_inventory_is_read_by_ansible_without_discovery() -> None:
     hosts = [Host("server12", "debian12", ())]
-    document = json.loads(servers.inventory(Engine("docker"), "demo", hosts).removeprefix("---\n"))
+    document = json.loads(
+        servers.inventory(Engine("docker"), "demo", hosts, Network(7, ipv6=True)).removeprefix("---\n")
+    )
     assert document["all"]["hosts"]["server12"] == {
         "ansible_connection": "wsfleet_container",
         "ansible_host": "wsfleet-demo-server12",
         "ansible_python_interpreter": "/usr/bin/python3",
+        "wsfleet_addresses": ["10.214.7.10", "fd00:d6:7::10"],
         "wsfleet_engine": "docker",
         "wsfleet_hostname": "server12",
         "wsfleet_pidfile": str(servers.CACHE / "wsfleet-demo-server12.pid"),
     }
+    assert document["all"]["vars"] == {"wsfleet_spare_addresses": ["10.214.7.254", "fd00:d6:7::254"]}
 
 
 @pytest.mark.parametrize(
@@ -200,11 +205,12 @@ def test_podman_takes_runc_only_where_crun_would_refuse(
 
 def test_new_host_is_published_on_this_machine_only(containers: Containers) -> None:
     containers.answers["container inspect"] = (1, "")
-    servers.start(Engine("podman"), "demo", HOST)
+    servers.start(Engine("podman"), "demo", HOST, ["10.214.7.10"])
     (made,) = containers.did("run")
     published = [word for word in made.split() if word.startswith("--publish")]
     assert published == ["--publish=127.0.0.1:8443:8443"]
     assert f"--label=wsfleet.checkout={servers.ROOT}" in made
+    assert " --ip=10.214.7.10 " in made
     assert servers.tag("debian12") in made
 
 
@@ -216,7 +222,7 @@ def test_host_that_is_there_is_kept_started_or_replaced(
     containers: Containers, status: str, image: str, done: list[str]
 ) -> None:
     containers.has(status, image)
-    servers.start(Engine("docker"), "demo", HOST)
+    servers.start(Engine("docker"), "demo", HOST, ["10.214.7.10"])
     assert [call.split()[0] for call in containers.did("rm", "run", "start")] == done
 
 
@@ -224,30 +230,53 @@ def test_host_of_another_checkout_is_left_alone(containers: Containers) -> None:
     containers.has("running", "debian13", Path("/elsewhere"))
     message = "belongs to /elsewhere; remove it first: tools/servers.py down demo"
     with pytest.raises(ServersError, match=message):
-        servers.start(Engine("docker"), "demo", HOST)
+        servers.start(Engine("docker"), "demo", HOST, ["10.214.7.10"])
     assert len(containers.calls) == 1
 
 
 def test_host_is_up_when_systemd_has_booted(containers: Containers, monkeypatch: pytest.MonkeyPatch) -> None:
     containers.has("running", "debian12")
     containers.answers["exec"] = (1, "degraded\n")
-    servers.start(Engine("docker"), "demo", HOST)
+    servers.start(Engine("docker"), "demo", HOST, ["10.214.7.10"])
     containers.answers |= {"exec": (1, "starting\n"), "logs": (0, "the last words")}
     monkeypatch.setattr("time.monotonic", iter(range(0, 1000, 20)).__next__)
     with pytest.raises(ServersError, match=r"did not boot within 60 s \(starting\):\nthe last words"):
-        servers.start(Engine("docker"), "demo", HOST)
+        servers.start(Engine("docker"), "demo", HOST, ["10.214.7.10"])
 
 
-@pytest.mark.parametrize(("missing", "made"), [(1, ["network create wsfleet-demo"]), (0, [])])
 def test_fleet_has_one_network(
-    containers: Containers, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, missing: int, made: list[str]
+    containers: Containers, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     containers.has("running", "debian12")
-    containers.answers["network inspect"] = (missing, "")
     monkeypatch.setattr(servers, "make_images", lambda *_: None)
-    servers.up(Engine("docker"), "demo", [HOST], tmp_path / "inventory.yml")
-    assert [call for call in containers.did("network") if "inspect" not in call] == made
-    assert "server12" in (tmp_path / "inventory.yml").read_text()
+    servers.up(Engine("docker"), "demo", [HOST], tmp_path / "inventory.yml", ipv6=True)
+    (made,) = [call for call in containers.did("network") if "inspect" not in call]
+    found = re.fullmatch(
+        r"network create --ipv6 --subnet=(10\.214\.\d+\.0/24) --subnet=(fd00:d6:\d+::/64) wsfleet-demo", made
+    )
+    assert found
+    containers.answers["network inspect"] = (0, f'{{"subnets": ["{found[1]}", "{found[2]}"]}}')
+    servers.up(Engine("docker"), "demo", [HOST], tmp_path / "again.yml")
+    assert len(containers.did("network")) == 3, "an inspection more"
+    assert (tmp_path / "again.yml").read_text() == (tmp_path / "inventory.yml").read_text()
+
+
+def test_network_of_a_fleet_is_one_that_is_free(
+    containers: Containers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken = Network.make(Engine("docker"), "demo", ipv6=False)
+    run = servers.run
+
+    def busy(*words: str) -> Done:
+        message = "" if f"--subnet={taken.subnets()[0]}" not in words else "subnet is already used"
+        return Done(words, int(bool(message)), "", message) if message else run(*words)
+
+    monkeypatch.setattr(servers, "run", busy)
+    other = Network.make(Engine("docker"), "demo", ipv6=False)
+    assert other.number == (taken.number + 1) % 256
+    monkeypatch.setattr(servers, "run", lambda *words: Done(words, 1, "", "no daemon"))
+    with pytest.raises(ServersError, match=r"^docker network create failed: no daemon$"):
+        Network.make(Engine("docker"), "demo", ipv6=False)
 
 
 @pytest.mark.parametrize(("engine", "rm"), [("podman", "rm --force --time=0"), ("docker", "rm --force")])
