@@ -12,8 +12,8 @@ author: The wsfleet maintainers (@wsfleet)
 version_added: 0.1.0
 short_description: Say where hosts are reached by each other
 description:
-  - A host's address is its variable C(ws_address), otherwise the C(ansible_host) by which the controller reaches it, otherwise
-    its name.
+  - A host's address is its variable C(ws_address), otherwise the C(ansible_host) by which the controller reaches
+    it, otherwise its name.
   - Its port is the one on which role C(ws_nginx) serves the app there.
 options:
   _input:

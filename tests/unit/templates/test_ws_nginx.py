@@ -28,6 +28,7 @@ def render(name: str, inputs: dict[str, Any]) -> Any:
         "ansible_managed": "Ansible managed",
         "ansible_search_path": [str(ROLE)],
         "inventory_hostname": "web1.example.com",
+        "playbook_dir": "/nowhere",
         "__ws_nginx_if_inet6": {"stat": {"exists": True}},
     }
     for part in ("defaults", "vars"):
@@ -380,3 +381,40 @@ def test_every_file_says_who_wrote_it(app: str) -> None:
 )
 def test_inputs_from_the_command_line_are_text_and_mean_the_same(inputs: dict[str, Any]) -> None:
     assert files(**{name: str(value) for name, value in inputs.items()}) == files(**inputs)
+
+
+TWO = [{"name": "a", "address": "192.0.2.1"}, {"name": "b", "address": "2001:db8::2", "port": 8443}]
+
+
+def test_servers_instead_of_processes() -> None:
+    lines = site(servers=TWO, server_names=["ws.example.com"])
+    assert [line for line in lines if line.startswith("server ") and line != "server {"] == [
+        "server 192.0.2.1:443 max_fails=1 fail_timeout=2s; # a",
+        "server [2001:db8::2]:8443 max_fails=1 fail_timeout=2s; # b",
+    ]
+    assert {
+        "proxy_ssl_verify on;",
+        "proxy_ssl_name ws.example.com;",
+        "proxy_ssl_trusted_certificate /etc/ssl/certs/ca-certificates.crt;",
+        "proxy_pass https://wsfleet_echo;",
+    } <= set(lines)
+    assert not [line for line in site(servers=TWO, servers_tls=False) if "proxy_ssl" in line]
+    assert "conf.d/wsfleet-echo-ca.pem" in files(servers=TWO, servers_ca="-----BEGIN CERTIFICATE-----")
+
+
+def test_only_trusted_proxies_say_whom_they_ask_for() -> None:
+    assert not [line for line in site() if "real_ip" in line]
+    lines = site(trusted_proxies=["192.0.2.7"])
+    assert {"set_real_ip_from 192.0.2.7;", "real_ip_header X-Forwarded-For;"} <= set(lines)
+    assert "192.0.2.7 1;" in block("geo $wsfleet_echo_private", lines)
+    assert "192.0.2.7 1;" not in block("geo $wsfleet_echo_healthz", lines)
+
+
+def test_proxy_protocol_is_spoken_on_the_whole_port() -> None:
+    rendered = files(trusted_proxies=["192.0.2.7"], proxy_protocol=True)
+    assert "real_ip_header proxy_protocol;" in directives(rendered[SITE])
+    assert "listen 443 ssl proxy_protocol;" in directives(rendered[SITE])
+    assert "listen 443 ssl proxy_protocol default_server backlog=8192;" in directives(
+        rendered["conf.d/wsfleet-port-443.conf"]
+    )
+    assert "listen 80;" in directives(rendered[SITE])

@@ -1,0 +1,186 @@
+# Copyright: the wsfleet maintainers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What the roles of an edge write for their inputs: the directives that carry promises."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ansible.parsing.dataloader import DataLoader
+from ansible.plugins.loader import init_plugin_loader
+from ansible.template import Templar
+
+ROLES = Path(__file__).resolve().parents[3] / "roles"
+APP = "conf.d/wsfleet-echo.cfg"
+TWO = [{"name": "a", "address": "192.0.2.1"}, {"name": "b", "address": "2001:db8::2", "port": 8443}]
+
+init_plugin_loader()
+
+
+def render(role: str, name: str, inputs: dict[str, Any]) -> Any:
+    """Return the role's variable `name` on a host of two cores, with IPv6."""
+    loader = DataLoader()
+    variables: dict[str, Any] = {
+        "ansible_facts": {"processor_nproc": 2},
+        "ansible_managed": "Ansible managed",
+        "ansible_search_path": [str(ROLES / role)],
+        "inventory_hostname": "edge1.example.com",
+        "playbook_dir": "/nowhere",
+        "__ws_haproxy_if_inet6": {"stat": {"exists": True}},
+    }
+    for part in ("defaults", "vars"):
+        path = str(ROLES / role / part / "main.yml")
+        variables |= loader.load_from_file(path, trusted_as_template=True)
+    return Templar(loader=loader, variables=variables | inputs).template(variables[name])
+
+
+def haproxy(**inputs: Any) -> dict[str, list[str]]:
+    """Path to the lines that aren't comments, without indentation."""
+    named = {f"ws_haproxy_{name}": value for name, value in inputs.items()}
+    return {
+        file["path"]: [line.strip() for line in file["content"].splitlines() if line.strip()]
+        for file in render("ws_haproxy", "__ws_haproxy_files", named)
+    }
+
+
+def app(**inputs: Any) -> list[str]:
+    return haproxy(**inputs)[APP]
+
+
+def section(name: str, lines: list[str]) -> list[str]:
+    """The lines of a section, such as `backend wsfleet_echo from wsfleet_echo`."""
+    start = lines.index(name) + 1
+    ends = [n for n in range(start, len(lines)) if lines[n].split()[0] in ("frontend", "backend", "defaults")]
+    return lines[start : ends[0] if ends else None]
+
+
+FRONTEND = "frontend wsfleet_echo from wsfleet_echo"
+BACKEND = "backend wsfleet_echo from wsfleet_echo"
+
+
+def test_processes_of_this_host() -> None:
+    servers = [line for line in section(BACKEND, app()) if line.startswith("server ")]
+    assert servers == [f"server slot_0{n} unix@/run/echo/echo_0{n}.sock" for n in range(2)]
+    servers = [line for line in app(port=9000) if line.startswith("server ")]
+    assert servers == [f"server slot_0{n} 127.0.0.1:900{n}" for n in range(2)]
+
+
+def test_a_handshake_waits_for_a_process_and_not_for_a_server() -> None:
+    assert {"timeout connect 250ms", "retries 20"} <= set(app(hold_seconds=5))
+    assert {"timeout connect 2000ms", "retries 3"} <= set(app(hold_seconds=5, servers=TWO))
+
+
+def test_servers_are_checked_and_verified() -> None:
+    lines = section(BACKEND, app(servers=TWO, server_names=["ws.example.com"]))
+    assert lines[-2:] == ["server a 192.0.2.1:443", "server b 2001:db8::2:8443"]
+    assert (
+        "http-check send meth GET uri /readyz ver HTTP/1.1 hdr Host ws.example.com hdr Connection close"
+        in lines
+    )
+    assert "default-server verify required verifyhost ws.example.com ca-file @system-ca" in lines
+    assert "balance leastconn" in lines
+    assert not [line for line in app(servers=TWO, servers_tls=False) if "ca-file" in line]
+
+
+def test_own_ca_lies_beside_the_configuration() -> None:
+    files = haproxy(servers=TWO, servers_ca="-----BEGIN CERTIFICATE-----")
+    assert files["conf.d/wsfleet-echo-ca.pem"] == ["-----BEGIN CERTIFICATE-----"]
+    assert any(line.endswith("ca-file /etc/haproxy/conf.d/wsfleet-echo-ca.pem") for line in files[APP])
+
+
+def test_the_clients_address_is_overwritten() -> None:
+    assert {
+        "http-request set-header X-Forwarded-For %[src]",
+        "http-request set-header X-Real-IP %[src]",
+    } <= set(section(FRONTEND, app()))
+
+
+def test_passthrough_says_the_address_by_the_proxy_protocol() -> None:
+    lines = app(servers=TWO, tls="passthrough")
+    assert "default-server send-proxy-v2 check-send-proxy check-ssl check-sni edge1.example.com" in lines
+    assert "mode tcp" in lines
+    assert "bind 0.0.0.0:443" in lines
+    assert not [line for line in lines if line.startswith("http-request")]
+
+
+def test_unknown_names_are_dropped_unless_an_address_is_served() -> None:
+    lines = app(server_names=["WS.example.com", "*.example.org"])
+    name = "req.hdr(host),host_only,lower"
+    rule = (
+        f"http-request reject unless {{ {name} -m str ws.example.com }} || {{ {name} -m end .example.org }}"
+    )
+    assert lines.count(rule) == 2, "for both ports"
+    assert any("strict-sni" in line for line in lines)
+    assert not [line for line in app(server_names=["192.0.2.9"]) if "reject" in line or "strict-sni" in line]
+
+
+@pytest.mark.parametrize(("profile", "option"), [("intermediate", "TLSv1.2"), ("modern", "TLSv1.3")])
+def test_tls_profile(profile: str, option: str) -> None:
+    binds = [line for line in app(tls_profile=profile) if line.startswith("bind ") and " ssl " in line]
+    assert len(binds) == 2
+    assert all(
+        f"ssl-min-ver {option}" in line and "no-tls-tickets" in line and "alpn h2" in line for line in binds
+    )
+
+
+def test_redirect_to_the_port_that_is_served() -> None:
+    (redirect,) = [line for line in app(https_port=8443) if "redirect" in line]
+    assert redirect.endswith("code 308 location https://%[req.hdr(host),host_only]:8443%[pathq]")
+    assert not [line for line in app(http_port=0) if "redirect" in line]
+
+
+def test_limits() -> None:
+    lines = app(connections_per_address=10, handshakes_per_second_per_address=5)
+    assert {
+        "tcp-request connection track-sc0 src table wsfleet_echo_addresses",
+        "http-request deny deny_status 429 if { sc_conn_cur(0) gt 10 }",
+        "http-request deny deny_status 429 if { sc_http_req_rate(0) gt 5 }",
+    } <= set(lines)
+    assert not [line for line in app() if "sc0" in line or "stick-table" in line]
+
+
+def test_origins() -> None:
+    lines = app(origins=["https://a.example", ""])
+    assert {
+        "acl origin req.fhdr(origin) -m str https://a.example",
+        "acl origin req.fhdr_cnt(origin) eq 0",
+        "http-request deny deny_status 403 unless health || origin",
+    } <= set(lines)
+
+
+def test_main_file_is_ours_only_if_wanted() -> None:
+    files = haproxy(connections=500, hard_stop_after_seconds=60)
+    assert {"maxconn 500", "hard-stop-after 60s"} <= set(files["haproxy.cfg"])
+    assert not [line for line in files["haproxy.cfg"] if line.startswith("chroot")]
+    assert list(haproxy(manage_main=False)) == [APP]
+
+
+def keepalived(**inputs: Any) -> list[str]:
+    named = {f"ws_keepalived_{name}": value for name, value in inputs.items()}
+    (_main, file) = render("ws_keepalived", "__ws_keepalived_files", named)
+    return [line.strip() for line in file["content"].splitlines() if line.strip()]
+
+
+ADDRESSES = ["192.0.2.10/24", "2001:db8::10/64"]
+
+
+@pytest.mark.parametrize(
+    ("own", "first", "excluded"),
+    [("192.0.2.1", ADDRESSES[0], ADDRESSES[1]), ("2001:db8::1", ADDRESSES[1], ADDRESSES[0])],
+)
+def test_addresses_of_both_families_move_together(own: str, first: str, excluded: str) -> None:
+    lines = keepalived(address=own, addresses=ADDRESSES, peers=["the other"])
+    assert lines[lines.index("virtual_ipaddress {") + 1] == first
+    assert lines[lines.index("virtual_ipaddress_excluded {") + 1] == excluded
+    assert lines[lines.index("unicast_peer {") + 1] == "the other"
+    assert "nopreempt" in lines
+
+
+def test_edges_of_a_playbook_have_priorities_and_peers() -> None:
+    edges = ["192.0.2.1", "192.0.2.2", "192.0.2.3"]
+    inputs = {"ws_edge_addresses": edges, "ws_edge_address": "192.0.2.2"}
+    assert int(render("ws_keepalived", "ws_keepalived_priority", inputs)) == 99
+    assert render("ws_keepalived", "ws_keepalived_peers", inputs) == ["192.0.2.1", "192.0.2.3"]
