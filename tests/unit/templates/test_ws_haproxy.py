@@ -30,6 +30,7 @@ def render(role: str, name: str, inputs: dict[str, Any]) -> Any:
         "inventory_hostname": "edge1.example.com",
         "playbook_dir": "/nowhere",
         "__ws_haproxy_if_inet6": {"stat": {"exists": True}},
+        "__ws_haproxy_drained": {"stat": {"exists": False}},
     }
     for part in ("defaults", "vars"):
         path = str(ROLES / role / part / "main.yml")
@@ -104,6 +105,24 @@ def test_passthrough_says_the_address_by_the_proxy_protocol() -> None:
     assert "mode tcp" in lines
     assert "bind 0.0.0.0:443" in lines
     assert not [line for line in lines if line.startswith("http-request")]
+
+
+def test_only_trusted_proxies_say_whom_they_ask_for() -> None:
+    assert not [line for line in app() if "set-src" in line]
+    lines = app(trusted_proxies=["192.0.2.7"])
+    rule = "http-request set-src req.hdr_ip(X-Forwarded-For,-1)"
+    assert f"{rule} if {{ src 192.0.2.7 }} {{ req.hdr(X-Forwarded-For) -m found }}" in lines
+    private = "http-request return status 404 if { path /readyz /metrics }"
+    assert f"{private} !{{ src 127.0.0.0/8 ::1 192.0.2.7 }}" in lines
+
+
+def test_a_drained_host_says_so() -> None:
+    rule = "http-request return status 503 if { path /readyz }"
+    assert rule not in app()
+    drained = render(
+        "ws_haproxy", "__ws_haproxy_app_files", {"__ws_haproxy_drained": {"stat": {"exists": True}}}
+    )
+    assert rule in drained[0]["content"]
 
 
 def test_unknown_names_are_dropped_unless_an_address_is_served() -> None:

@@ -78,7 +78,7 @@ def test_memory_is_what_the_process_uses() -> None:
             assert child.stdout is not None
             child.stdout.readline()
             try:
-                return Kernel().memory(child.pid)
+                return int(Kernel().memory(child.pid))
             finally:
                 child.kill()
 
