@@ -60,7 +60,7 @@ INSTALLED = [
 ]
 # What the roles install: downloaded but not installed, so that installing them is quick and needs no network.
 DOWNLOADED = ["nginx", "python3-cryptography", "python3-venv", "supervisor"]
-CLIENT_PACKAGES = ["python3-websockets"]
+CLIENT_PACKAGES = ["faketime", "pebble", "python3-cryptography", "python3-websockets"]
 
 INIT = ["/sbin/init"]
 # Ansible's cache_valid_time goes by the age of this folder: the lists are as old as the image, but sufficient.
