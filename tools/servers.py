@@ -62,8 +62,17 @@ INSTALLED = [
     "systemd-sysv",
 ]
 # What the roles install: downloaded but not installed, so that installing them is quick and needs no network.
-DOWNLOADED = ["curl", "haproxy", "keepalived", "nginx", "python3-cryptography", "python3-venv", "supervisor"]
-CLIENT_PACKAGES = ["python3-websockets"]
+DOWNLOADED = [
+    "curl",
+    "haproxy",
+    "keepalived",
+    "nginx",
+    "python3-cryptography",
+    "python3-venv",
+    "socat",
+    "supervisor",
+]
+CLIENT_PACKAGES = ["faketime", "pebble", "python3-cryptography", "python3-websockets"]
 
 FIRST = 10  # address of a fleet's first host, in its network
 

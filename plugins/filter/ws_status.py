@@ -71,6 +71,14 @@ def _draining(seconds_left: float | None) -> str:
     return "old" if seconds_left is None else f"draining, at most {age(seconds_left)}"
 
 
+def _certificate(name: str, not_after: str | None, days_left: int | None, problem: str) -> str:
+    if days_left is None:
+        return f"problem: no certificate is shown for {name}: {problem}"
+    if days_left < 0:
+        return f"problem: the certificate for {name} expired on {not_after}"
+    return f"the certificate for {name} is valid for {days_left} days"
+
+
 def status(info: dict[str, t.Any]) -> list[str]:
     """Return the lines."""
     app = info["app"]
@@ -98,6 +106,7 @@ def status(info: dict[str, t.Any]) -> list[str]:
         f"{worker['connections']} connections end"
         for worker in info["nginx"]["old_workers"]
     ]
+    lines += [_certificate(**certificate) for certificate in info.get("certificates", [])]
     return lines + [f"problem: {problem}" for problem in info["problems"]]
 
 

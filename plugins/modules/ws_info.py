@@ -30,6 +30,14 @@ options:
   path:
     description: Folder of the app's releases and generations. The default is C(/opt/APP).
     type: path
+  https_port:
+    description: Port of this host that shows the certificates of O(server_names).
+    type: int
+  server_names:
+    description: Names whose certificates are looked at, on O(https_port).
+    type: list
+    elements: str
+    default: []
 notes:
   - Needs root.
 seealso:
@@ -173,6 +181,29 @@ nginx:
       - pid: 640
         age_seconds: 90061
         connections: 3
+certificates:
+  description: The certificates that clients are shown, whether or not they would accept them.
+  returned: when O(https_port) is set
+  type: list
+  elements: dict
+  contains:
+    name:
+      description: Name that was asked for.
+      type: str
+    not_after:
+      description: When it expires, in UTC; null when none was shown.
+      type: str
+    days_left:
+      description: Whole days until then, negative when it has expired; null when none was shown.
+      type: int
+    problem:
+      description: Why none was shown.
+      type: str
+  sample:
+    - name: chat.example.com
+      not_after: "2030-01-31T12:00:00Z"
+      days_left: 61
+      problem: ""
 problems:
   description: What is wrong, a sentence each.
   returned: always
@@ -181,10 +212,13 @@ problems:
   sample: ["chat_03 has no process of generation 7 (FATAL)"]
 """
 
+import time
+
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.wsfleet.websockets.plugins.module_utils.generation import Layout
 from ansible_collections.wsfleet.websockets.plugins.module_utils.info import Info
 from ansible_collections.wsfleet.websockets.plugins.module_utils.process import Kernel
+from ansible_collections.wsfleet.websockets.plugins.module_utils.served import certificate
 from ansible_collections.wsfleet.websockets.plugins.module_utils.supervisor import (
     CONFIGURATION,
     Supervisor,
@@ -194,7 +228,12 @@ from ansible_collections.wsfleet.websockets.plugins.module_utils.supervisor impo
 
 def main() -> None:
     module = AnsibleModule(
-        {"app": {"type": "str", "required": True}, "path": {"type": "path"}},
+        {
+            "app": {"type": "str", "required": True},
+            "path": {"type": "path"},
+            "https_port": {"type": "int"},
+            "server_names": {"type": "list", "elements": "str", "default": []},
+        },
         supports_check_mode=True,
     )
     app = module.params["app"]
@@ -203,7 +242,11 @@ def main() -> None:
         supervisor = Supervisor.from_configuration() if CONFIGURATION.exists() else None
     except SupervisorError as error:
         module.fail_json(msg=str(error))
-    module.exit_json(changed=False, **Info(layout, supervisor, Kernel()).result())
+    result = Info(layout, supervisor, Kernel()).result()
+    if port := module.params["https_port"]:
+        names = module.params["server_names"]
+        result["certificates"] = [certificate(port, name, time.time()) for name in names]
+    module.exit_json(changed=False, **result)
 
 
 if __name__ == "__main__":

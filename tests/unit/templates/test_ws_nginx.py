@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import base64
 import re
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ def render(name: str, inputs: dict[str, Any]) -> Any:
         "inventory_hostname": "web1.example.com",
         "playbook_dir": "/nowhere",
         "__ws_nginx_if_inet6": {"stat": {"exists": True}},
+        "__ws_nginx_acme": {"failed": False, "msg": "file not found"},
     }
     for part in ("defaults", "vars"):
         variables |= loader.load_from_file(str(ROLE / part / "main.yml"), trusted_as_template=True)
@@ -56,8 +58,9 @@ def site(**inputs: Any) -> list[str]:
 
 
 def location(name: str, lines: list[str]) -> list[str]:
-    """The directives of one location."""
-    return block(f"location {name}", lines)
+    """The directives of one location; the site is the last server."""
+    last = len(lines) - 1 - lines[::-1].index(f"location {name} {{")
+    return block(f"location {name}", lines[last:])
 
 
 def block(name: str, lines: list[str]) -> list[str]:
@@ -164,7 +167,7 @@ def test_tls_modern() -> None:
 
 
 def test_plain_http_is_redirected() -> None:
-    assert "return 308 https://$host$request_uri;" in site()
+    assert block("location /", site()) == ["return 308 https://$host$request_uri;"]
     lines = site(https_port=8443, http_port=8080)
     assert "return 308 https://$host:8443$request_uri;" in lines
     assert {"listen 8080;", "listen 8443 ssl;"} <= set(lines)
@@ -172,6 +175,25 @@ def test_plain_http_is_redirected() -> None:
     assert not any(
         "listen 80" in str(text) or "listen 0" in str(text) for text in files(http_port=0).values()
     )
+
+
+THUMBPRINT = "NzbLsXh8uDCcd-6MNwXF4W_7noWXFZAfHkxZsRGC9Xs"
+ACCOUNT = {"content": base64.b64encode(f"{THUMBPRINT}\n".encode()).decode()}
+CHALLENGES = '~ "^/\\.well-known/acme-challenge/([A-Za-z0-9_-]+)$"'
+
+
+@pytest.mark.parametrize("inputs", [{}, {"tls": False}])
+def test_challenges_of_an_acme_account_are_answered_on_port_80_only(inputs: dict[str, Any]) -> None:
+    lines = site(__ws_nginx_acme=ACCOUNT, **inputs)
+    assert location(CHALLENGES, lines) == ["default_type text/plain;", f"return 200 $1.{THUMBPRINT};"]
+    assert lines.count(f"location {CHALLENGES} {{") == 1
+    assert "listen 80;" in lines[: lines.index(f"location {CHALLENGES} {{")]
+    assert location("/", lines)[-1] == "proxy_pass http://wsfleet_echo;"
+
+
+def test_without_an_account_or_port_80_there_is_nothing_to_answer() -> None:
+    assert "acme" not in str(files()[SITE])
+    assert "acme" not in str(files(__ws_nginx_acme=ACCOUNT, http_port=0)[SITE])
 
 
 def test_hsts() -> None:

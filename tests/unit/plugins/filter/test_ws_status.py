@@ -94,3 +94,14 @@ def test_old_workers_of_nginx_and_problems_are_said() -> None:
 
 def test_nothing_there() -> None:
     assert status(info(slots=[], release="")) == ["chat isn't deployed here"]
+
+
+def test_what_is_left_of_certificates() -> None:
+    good = {"name": "a", "not_after": "2030-01-31T12:00:00Z", "days_left": 61, "problem": ""}
+    expired = {"name": "b", "not_after": "2020-01-31T12:00:00Z", "days_left": -3, "problem": ""}
+    none = {"name": "c", "not_after": None, "days_left": None, "problem": "Connection refused"}
+    assert status(info(certificates=[good, expired, none]))[-3:] == [
+        "the certificate for a is valid for 61 days",
+        "problem: the certificate for b expired on 2020-01-31T12:00:00Z",
+        "problem: no certificate is shown for c: Connection refused",
+    ]
