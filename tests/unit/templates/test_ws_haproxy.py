@@ -31,6 +31,7 @@ def render(role: str, name: str, inputs: dict[str, Any]) -> Any:
         "playbook_dir": "/nowhere",
         "__ws_haproxy_if_inet6": {"stat": {"exists": True}},
         "__ws_haproxy_drained": {"stat": {"exists": False}},
+        "__ws_haproxy_acme": {},
     }
     for part in ("defaults", "vars"):
         path = str(ROLES / role / part / "main.yml")
@@ -114,6 +115,17 @@ def test_only_trusted_proxies_say_whom_they_ask_for() -> None:
     assert f"{rule} if {{ src 192.0.2.7 }} {{ req.hdr(X-Forwarded-For) -m found }}" in lines
     private = "http-request return status 404 if { path /readyz /metrics }"
     assert f"{private} !{{ src 127.0.0.0/8 ::1 192.0.2.7 }}" in lines
+
+
+def test_challenges_are_answered_before_the_redirect() -> None:
+    assert not [line for line in app() if "acme" in line]
+    acme = {"__ws_haproxy_acme": {"content": "dGh1bWIK"}}
+    (file,) = render("ws_haproxy", "__ws_haproxy_app_files", acme)
+    lines = [line.strip() for line in file["content"].splitlines() if line.strip()]
+    plain = section("frontend wsfleet_echo_http from wsfleet_echo", lines)
+    (answer,) = [line for line in plain if "acme-challenge" in line]
+    assert '"%[path,field(4,/)].thumb"' in answer
+    assert plain.index(answer) < plain.index(next(line for line in plain if "redirect" in line))
 
 
 def test_a_drained_host_says_so() -> None:
