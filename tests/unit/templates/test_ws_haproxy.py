@@ -71,8 +71,10 @@ def test_processes_of_this_host() -> None:
 
 
 def test_a_handshake_waits_for_a_process_and_not_for_a_server() -> None:
-    assert {"timeout connect 250ms", "retries 20"} <= set(app(hold_seconds=5))
-    assert {"timeout connect 2000ms", "retries 3"} <= set(app(hold_seconds=5, servers=TWO))
+    assert {"timeout connect 250ms", "retries 40", "option redispatch 2"} <= set(app(hold_seconds=5))
+    assert {"timeout connect 2000ms", "retries 3", "option redispatch 1"} <= set(
+        app(hold_seconds=5, servers=TWO)
+    )
 
 
 def test_servers_are_checked_and_verified() -> None:
