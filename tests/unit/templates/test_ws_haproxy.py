@@ -79,7 +79,7 @@ def test_a_handshake_waits_for_a_process_and_not_for_a_server() -> None:
 
 def test_servers_are_checked_and_verified() -> None:
     lines = section(BACKEND, app(servers=TWO, server_names=["ws.example.com"]))
-    assert lines[-2:] == ["server a 192.0.2.1:443", "server b 2001:db8::2:8443"]
+    assert lines[-2:] == ["server a 192.0.2.1:443 tcp-ut 10s", "server b 2001:db8::2:8443 tcp-ut 10s"]
     assert (
         "http-check send meth GET uri /readyz ver HTTP/1.1 hdr Host ws.example.com hdr Connection close"
         in lines
