@@ -10,6 +10,7 @@ import typing as t
 from pathlib import Path
 
 import pytest
+from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.testing import patch_module_args
 from ansible_collections.wsfleet.websockets.plugins.modules import ws_haproxy_server
 
@@ -34,13 +35,15 @@ class Clock:
 @pytest.fixture
 def run(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     monkeypatch.setattr(ws_haproxy_server, "time", Clock())
+    warnings: list[str] = []  # Ansible keeps them for the life of the process, that is, for other tests too
+    monkeypatch.setattr(AnsibleModule, "warn", lambda _module, text: warnings.append(text))
 
     def run(state: str, **options: t.Any) -> dict[str, t.Any]:
         arguments = {"backend": "chat", "server": "web1", "state": state, "socket": f"{tmp_path}/admin.sock"}
         with patch_module_args(arguments | options), pytest.raises(SystemExit):
             ws_haproxy_server.main()
         result: dict[str, t.Any] = json.loads(capsys.readouterr().out)
-        return result
+        return result | {"warnings": warnings}
 
     return run
 
@@ -141,7 +144,7 @@ def test_maintenance_that_no_command_ends(web1: FakeServer, run: Run, seconds: i
 def test_haproxy_that_does_not_run_is_a_warning(run: Run) -> None:
     result = run("drain", wait_seconds=60)
     assert (result["changed"], result["running"]) == (False, False)
-    assert "HAProxy doesn't run here; when it does, its checks tell it about web1." in str(result["warnings"])
+    assert "HAProxy doesn't run here; when it does, its checks tell it about web1." in result["warnings"][0]
 
 
 def test_haproxy_that_ends_meanwhile_has_forgotten_it(haproxy: Haproxy, web1: FakeServer, run: Run) -> None:
