@@ -34,7 +34,13 @@ LOGS = BUILD / "logs"
 JUNIT = LOGS / "pytest.xml"
 PYTHON_FILES = ("app/src", "app/tests", "plugins", "tests", "tools")
 GROUPS = ("lint", "unit", "package", "scenarios", "soak")
-SOAK = ("failures", "upkeep")
+SOAK = ("acme", "failures", "upkeep")
+LONGEST = (
+    "rollout",
+    "edge",
+    "default",
+    "plain_app",
+)  # scenarios to begin with, so that none runs alone at the end
 TIMEOUT = 30 * 60
 TAIL = 40
 ERRORS = ("ERROR", "FAILED", "fatal:", "E   ")  # worth a look wherever they stand in a log
@@ -126,6 +132,7 @@ def check_steps() -> list[Step]:
 
 def scenario_steps() -> list[Step]:
     names = sorted(path.parent.name for path in ROOT.glob("molecule/*/molecule.yml"))
+    names.sort(key=lambda name: LONGEST.index(name) if name in LONGEST else len(LONGEST))
     env = {"MOLECULE_COMMAND_BORDERS": "false", "NO_COLOR": "1", "ANSIBLE_NOCOLOR": "1"}
     return [
         Step(name, "soak" if name in SOAK else "scenarios", [["molecule", "test", "-s", name]], env=env)
@@ -240,8 +247,7 @@ def main() -> int:
         prepare_package()
         results.append(run(build_step()))
     with ThreadPoolExecutor(int(os.environ.get("WSFLEET_JOBS", "2"))) as pool:
-        results += pool.map(run, checks)
-        results += pool.map(run, scenarios)
+        results += pool.map(run, [*checks, *scenarios])
 
     print(f"\n{'step':24} {'seconds':>7} {'passed':>7} {'failed':>7}")
     for result in results:
