@@ -91,9 +91,10 @@ class Sender:
     async def _offer_all(self, reader: asyncio.Task[None], deadline: float) -> None:
         loop, look = asyncio.get_running_loop(), LOOK
         self._last_move = loop.time()
-        while not reader.done() and (candidates := self._candidates()):
+        # What is offered may be taken back, the last of them too.
+        while not reader.done() and (self._offered or self._candidates()):
             look = min(2 * look, LOOK_MOST)
-            for connection in candidates:
+            for connection in self._candidates():
                 if loop.time() >= min(deadline, self._last_move + self._patience) or reader.done():
                     return
                 if internals.is_quiet(connection):
