@@ -5,7 +5,7 @@
     python -m tools.bench                 everything
     python -m tools.bench load            what clients see
     python -m tools.bench handover        what it costs to move connections
-    python -m tools.bench hosts           how long an upgrade of 1, 2 and 4 servers takes
+    python -m tools.bench hosts           how long runs take, by the number of servers
     python -m tools.bench results         nothing, but write the figures again
 
 Makes servers of its own and removes them at the end. The figures go to bench/RESULTS.md and README.md, between markers;
@@ -16,12 +16,10 @@ failed, or if one of our changes broke a promise; the usual recipe may.
 from __future__ import annotations
 
 import argparse
-import itertools
 import json
 import os
 import platform
 import re
-import statistics
 import subprocess
 import sys
 import time
@@ -32,6 +30,7 @@ from typing import Any
 
 from tools import servers
 from tools.bench_handover import measure_handover
+from tools.bench_hosts import COUNTS, RUNS, measure_hosts
 from tools.bench_picture import draw
 from tools.servers import Host
 
@@ -42,7 +41,7 @@ BUILD = ROOT / "build" / "bench"
 FIGURES = BUILD / "figures.json"
 INVENTORY = BUILD / "servers.yml"
 FLEET = "bench"
-SERVERS = [Host(f"server{number}", f"debian{13 - number % 2}", ()) for number in (1, 2, 3, 4)]
+SERVERS = [Host(f"server{number}", f"debian{13 - number % 2}", ()) for number in range(1, 1 + max(COUNTS))]
 CLIENT = Host("client", "client", ())
 TAIL = 30  # lines of a log to show
 
@@ -89,10 +88,6 @@ CHANGES = [
     USUAL,
 ]
 PICTURED = ((UPGRADE, "upgrade, connections move"), (USUAL, "usual recipe, processes are restarted"))
-
-ONE, ALL = "1", "100%"  # ws_serial
-UPGRADES = [(1, ALL), (2, ONE), (2, ALL), (4, ONE), (4, ALL)]  # servers, and how many at a time
-REPEATS = 3
 
 
 # --- measure ----------------------------------------------------------------------------------------------
@@ -164,25 +159,6 @@ def measure_load(hosts: Sequence[Host], rate: float, held: int) -> dict[str, Any
     return {"proofs": {name: without_series(proof) for name, proof in proofs.items()}}
 
 
-def measure_hosts(hosts: Sequence[Host]) -> dict[str, Any]:
-    """Return the seconds that upgrades took, by number of servers and how many of them at a time."""
-    say("first deployment")
-    play("site", SITE, hosts, {"ws_app_version": "v0"})
-    upgrades = []
-    versions = (f"v{number}" for number in itertools.count(1))
-    for count, batch in UPGRADES:
-        say(f"upgrade of {count}, {batch} at a time")
-        seconds = []
-        for app_version in itertools.islice(versions, REPEATS):
-            variables = {"ws_app_version": app_version, "ws_serial": batch}
-            # In check mode the controller collects the release, so that this isn't measured.
-            play("deploy-check", DEPLOY, hosts[:count], variables, "--check")
-            seconds.append(round(play("deploy", DEPLOY, hosts[:count], variables), 1))
-        say(f"  {statistics.median(seconds):.0f} s")
-        upgrades.append({"servers": count, "batch": batch, "seconds": seconds})
-    return {"upgrades": upgrades}
-
-
 def describe_machine(load: float) -> dict[str, Any]:
     """Return when and on what the figures were made."""
     revision = servers.run("git", "-C", str(ROOT), "describe", "--always", "--dirty").stdout.strip()
@@ -221,12 +197,14 @@ def measure(name: str, rate: float, held: int) -> dict[str, Any]:
     if name == "handover":
         return {**measure_handover(say), "about": describe_machine(load)}
     engine = servers.find_engine()
-    hosts = SERVERS[: 2 if name == "load" else max(count for count, _batch in UPGRADES)]
     servers.down(engine, FLEET)  # of a run that was killed: its changes would be none now
     try:
-        servers.up(engine, FLEET, [*hosts, CLIENT], INVENTORY)
-        figures = measure_load(hosts, rate, held) if name == "load" else measure_hosts(hosts)
-        return {**figures, "about": describe(engine, hosts, load)}
+        if name == "hosts":
+            figures = measure_hosts(engine, FLEET, SERVERS, INVENTORY, play, say)
+        else:
+            servers.up(engine, FLEET, [*SERVERS[:2], CLIENT], INVENTORY)
+            figures = measure_load(SERVERS[:2], rate, held)
+        return {**figures, "about": describe(engine, SERVERS[:2], load)}
     finally:
         servers.down(engine, FLEET)
 
@@ -296,19 +274,18 @@ def load_lines(figures: Mapping[str, Any]) -> Iterator[str]:
 
 
 def hosts_lines(figures: Mapping[str, Any]) -> Iterator[str]:
-    """Yield how long upgrades take, as Markdown."""
-    yield f"Seconds from command to prompt, median and range of {REPEATS}."
-    yield ""
+    """Yield how long runs take, as Markdown."""
     cells = {
-        (upgrade["servers"], upgrade["batch"]): (
-            f"{statistics.median(upgrade['seconds']):.0f} "
-            f"({min(upgrade['seconds']):.0f} to {max(upgrade['seconds']):.0f})"
+        (run["servers"], run["run"]): (
+            f"{run['seconds']:.0f} ({run['controller_cpu_seconds']:.0f} / {run['machine_cpu_seconds']:.0f})"
         )
-        for upgrade in figures["upgrades"]
+        for run in figures["runs"]
     }
-    counts = dict.fromkeys(count for count, _batch in cells)
-    rows = [[str(count), *(cells.get((count, batch), "") for batch in (ONE, ALL))] for count in counts]
-    yield from table(["servers", "one at a time", "all at once"], rows)
+    counts = sorted({count for count, _run in cells})
+    rows = [[str(count), *(cells[count, run.title] for run in RUNS)] for count in counts]
+    yield from table(["servers", *(run.title for run in RUNS)], rows)
+    yield ""
+    yield "Seconds from command to prompt, and in brackets seconds of CPU: of the controller / of the whole machine."
     yield ""
     yield from about_lines(figures["about"])
 

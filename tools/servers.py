@@ -67,6 +67,7 @@ DOWNLOADED = [
     "haproxy",
     "keepalived",
     "nginx",
+    "openssh-server",
     "python3-cryptography",
     "python3-venv",
     "socat",

@@ -27,6 +27,7 @@ lacks git && need git
 
 if [ "${1:-}" = servers ]; then
     lacks mmdebstrap && need mmdebstrap
+    lacks ssh && need openssh-client
     [ -e /usr/share/keyrings/debian-archive-keyring.gpg ] || need debian-archive-keyring
     if lacks podman && lacks docker; then
         need podman netavark aardvark-dns iptables nftables

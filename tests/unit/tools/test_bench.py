@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tools import bench, servers
+from tools import bench, bench_hosts, servers
 from tools.bench import BenchError, Change
 from tools.bench_picture import draw, total
 from tools.servers import Engine, Host
@@ -106,11 +106,7 @@ def test_row_of_a_change_without_marks_and_closes() -> None:
 
 
 def test_every_row_of_the_tables_has_a_cell_for_each_column() -> None:
-    upgrades = [{"servers": 1, "batch": bench.ALL, "seconds": [30.0]}]
-    for lines in (
-        [*bench.load_lines(figures())],
-        [*bench.hosts_lines({"upgrades": upgrades, "about": ABOUT})],
-    ):
+    for lines in ([*bench.load_lines(figures())], [*bench.hosts_lines({"runs": runs(), "about": ABOUT})]):
         assert len({line.count("|") for line in lines if line.startswith("|")}) == 1
 
 
@@ -142,14 +138,27 @@ def test_picture_of_two_proofs(tmp_path: Path) -> None:
     assert [total(second[name]) for name in ("open", "closes", "failures", "reconnects")] == [7, 2, 0, 1]
 
 
-def test_hosts() -> None:
-    upgrades = [
-        {"servers": 1, "batch": bench.ALL, "seconds": [31.4, 29.6, 30.2]},
-        {"servers": 4, "batch": bench.ONE, "seconds": [80.0]},
-        {"servers": 4, "batch": bench.ALL, "seconds": [50.0, 60.0]},
+def runs() -> list[dict[str, Any]]:
+    """Return the figures of runs on 10 and 2 servers."""
+    return [
+        {
+            "servers": count,
+            "run": run.title,
+            "seconds": 10.4 * count,
+            "controller_cpu_seconds": 3.0 * count,
+            "machine_cpu_seconds": 7.6 * count,
+        }
+        for count in (10, 2)
+        for run in bench_hosts.RUNS
     ]
-    lines = list(bench.hosts_lines({"upgrades": upgrades, "about": ABOUT}))
-    assert lines[4:6] == ["| 1 |  | 30 (30 to 31) |", "| 4 | 80 (80 to 80) | 55 (50 to 60) |"]
+
+
+def test_hosts() -> None:
+    lines = list(bench.hosts_lines({"runs": runs(), "about": ABOUT}))
+    assert lines[2:4] == [
+        "| 2 | 21 (6 / 15) | 21 (6 / 15) | 21 (6 / 15) | 21 (6 / 15) |",
+        "| 10 | 104 (30 / 76) | 104 (30 / 76) | 104 (30 / 76) | 104 (30 / 76) |",
+    ]
 
 
 def test_about() -> None:
@@ -277,30 +286,58 @@ def test_a_change_stays_for_those_after_it(monkeypatch: pytest.MonkeyPatch) -> N
     }
 
 
-def test_each_upgrade_is_to_another_version_that_is_collected_before(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_runs_are_measured_when_their_release_is_collected(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     played: list[tuple[Any, ...]] = []
 
     def play(
-        name: str, playbook: str, hosts: Sequence[Host], variables: Mapping[str, Any], *more: str
+        _name: str, playbook: str, hosts: Sequence[Host], variables: Mapping[str, Any], *more: str
     ) -> float:
-        if playbook == bench.DEPLOY:
-            played.append((variables["ws_app_version"], len(hosts), variables["ws_serial"], *more))
-        return 100.0 if more else 10.0 * len(hosts)
+        played.append((playbook, len(hosts), variables["ws_app_version"], *more))
+        return 1.0
 
-    monkeypatch.setattr(bench, "play", play)
-    upgrades = bench.measure_hosts(bench.SERVERS)["upgrades"]
-    assert played[:2] == [("v1", 1, bench.ALL, "--check"), ("v1", 1, bench.ALL)]
-    measured = [call for call in played if "--check" not in call]
-    assert [(*call, "--check") for call in measured] == [call for call in played if "--check" in call]
-    assert len({call[0] for call in measured}) == len(bench.UPGRADES) * bench.REPEATS
-    assert upgrades[0] == {"servers": 1, "batch": bench.ALL, "seconds": [10.0] * bench.REPEATS}
-    assert upgrades[-1] == {"servers": 4, "batch": bench.ALL, "seconds": [40.0] * bench.REPEATS}
+    up: list[int] = []
+    monkeypatch.setattr(servers, "down", lambda *_: None)
+    monkeypatch.setattr(servers, "up", lambda _engine, _fleet, hosts, _into: up.append(len(hosts)))
+    monkeypatch.setattr(bench_hosts, "open_ssh", lambda *_: None)
+    monkeypatch.setattr(bench_hosts, "make_key", lambda folder: folder)
+    measured = bench_hosts.measure_hosts(
+        Engine("podman"), "bench", bench.SERVERS, tmp_path / "servers.yml", play, lambda _text: None
+    )["runs"]
+    assert up == [1, 2, 5, 10]
+    site = bench_hosts.SITE
+    assert played[:3] == [(site, 1, "v0", "--check"), (site, 1, "v0"), (site, 1, "v0")]
+    versions = ("v0", "v1", "v2")
+    checked = [
+        (count, version) for count in (1, 2) for version in versions
+    ]  # one more Debian version to collect for
+    assert [(call[1], call[2]) for call in played if "--check" in call] == checked
+    assert [(run["servers"], run["run"]) for run in measured] == [
+        (count, run.title) for count in (1, 2, 5, 10) for run in bench_hosts.RUNS
+    ]
 
 
-@pytest.mark.parametrize(("part", "count"), [("load", 2), ("hosts", 4)])
-def test_servers_are_new_and_removed_also_after_a_failure(
-    monkeypatch: pytest.MonkeyPatch, part: str, count: int
-) -> None:
+def test_hosts_are_reached_by_ssh(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    done: list[tuple[str, ...]] = []
+    monkeypatch.setattr(Engine, "__call__", lambda _self, *arguments, **_: done.append(arguments))
+    key = bench_hosts.make_key(tmp_path / "ssh")
+    assert key.stat().st_mode & 0o77 == 0
+    inventory = tmp_path / "servers.yml"
+    inventory.write_text(servers.inventory(Engine("podman"), "bench", HOSTS, servers.Network(7, ipv6=False)))
+    bench_hosts.open_ssh(Engine("podman"), "bench", HOSTS, inventory, key)
+    assert [arguments[1] for arguments in done] == ["wsfleet-bench-server1", "wsfleet-bench-server2"]
+    assert key.with_suffix(".pub").read_text().strip() in done[0][-1]
+    hosts = json.loads(inventory.read_text().removeprefix("---\n"))["all"]["hosts"]
+    assert (hosts["server2"]["ansible_connection"], hosts["server2"]["ansible_host"]) == (
+        "ssh",
+        "10.214.7.11",
+    )
+    again = bench_hosts.make_key(tmp_path / "ssh")
+    assert again.with_suffix(".pub").read_text().strip() not in done[0][-1]
+
+
+def test_servers_are_new_and_removed_also_after_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
     done: list[Any] = []
 
     def fail(hosts: Sequence[Host], *_: object) -> None:
@@ -310,11 +347,10 @@ def test_servers_are_new_and_removed_also_after_a_failure(
     monkeypatch.setattr(servers, "find_engine", lambda: Engine("podman"))
     monkeypatch.setattr(servers, "up", lambda _engine, fleet, hosts, _into: done.append((fleet, len(hosts))))
     monkeypatch.setattr(servers, "down", lambda _engine, fleet: done.append(fleet))
-    monkeypatch.setattr(bench, f"measure_{part}", fail)
+    monkeypatch.setattr(bench, "measure_load", fail)
     with pytest.raises(BenchError, match="no"):
-        bench.measure(part, 1, 1)
-    images = ["debian12", "debian13", "debian12", "debian13"][:count]
-    assert done == ["bench", ("bench", count + 1), images, "bench"]
+        bench.measure("load", 1, 1)
+    assert done == ["bench", ("bench", 3), ["debian12", "debian13"], "bench"]
 
 
 @pytest.fixture
@@ -355,7 +391,7 @@ def test_figures_of_the_other_part_are_kept(places: Path, monkeypatch: pytest.Mo
         asked.append((part, rate, held))
         if part == "handover":
             return HANDOVER
-        return figures(usual=LOST) if part == "load" else {"upgrades": [], "about": ABOUT}
+        return figures(usual=LOST) if part == "load" else {"runs": [], "about": ABOUT}
 
     monkeypatch.setattr(bench, "measure", measure)
     assert run(monkeypatch, "hosts") == 0
