@@ -6,6 +6,7 @@
     python -m tools.bench load            what clients see
     python -m tools.bench handover        what it costs to move connections
     python -m tools.bench hosts           how long runs take, by the number of servers
+    python -m tools.bench routers         the ways to route on one server, side by side
     python -m tools.bench results         nothing, but write the figures again
 
 Makes servers of its own and removes them at the end. The figures go to bench/RESULTS.md and README.md, between markers;
@@ -32,6 +33,8 @@ from tools import servers
 from tools.bench_handover import measure_handover
 from tools.bench_hosts import COUNTS, RUNS, measure_hosts
 from tools.bench_picture import draw
+from tools.bench_routers import HEAD as ROUTERS_HEAD
+from tools.bench_routers import measure_routers, router_rows
 from tools.servers import Host
 
 ROOT = servers.ROOT
@@ -201,10 +204,15 @@ def measure(name: str, rate: float, held: int) -> dict[str, Any]:
     try:
         if name == "hosts":
             figures = measure_hosts(engine, FLEET, SERVERS, INVENTORY, play, say)
+        elif name == "routers":
+            figures = measure_routers(engine, FLEET, (SERVERS[1], CLIENT), INVENTORY, play, BUILD)
         else:
             servers.up(engine, FLEET, [*SERVERS[:2], CLIENT], INVENTORY)
             figures = measure_load(SERVERS[:2], rate, held)
-        return {**figures, "about": describe(engine, SERVERS[:2], load)}
+        return {
+            **figures,
+            "about": describe(engine, SERVERS[1:2] if name == "routers" else SERVERS[:2], load),
+        }
     finally:
         servers.down(engine, FLEET)
 
@@ -341,6 +349,13 @@ def handover_lines(figures: Mapping[str, Any]) -> Iterator[str]:
     )
 
 
+def routers_lines(figures: Mapping[str, Any]) -> Iterator[str]:
+    """Yield what the ways to route cost, as Markdown."""
+    yield from table(ROUTERS_HEAD, router_rows(figures["routers"]))
+    yield ""
+    yield from about_lines(figures["about"])
+
+
 def about_lines(about: Mapping[str, Any]) -> Iterator[str]:
     """Yield when, on what and of what the figures are."""
     yield (
@@ -399,6 +414,7 @@ PLACES: list[tuple[str, str, str, Callable[[Mapping[str, Any]], Iterator[str]]]]
     ("bench/RESULTS.md", "handover", "handover", handover_lines),
     ("bench/RESULTS.md", "hosts", "hosts", hosts_lines),
     ("README.md", "bench", "load", readme_lines),
+    ("README.md", "routers", "routers", routers_lines),
 ]
 
 
@@ -407,12 +423,14 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "part", nargs="?", choices=["load", "handover", "hosts", "results"], help="default: all"
+        "part", nargs="?", choices=["load", "handover", "hosts", "routers", "results"], help="default: all"
     )
     parser.add_argument("--rate", type=float, default=200, help="handshakes per second (default: 200)")
     parser.add_argument("--held", type=int, default=1000, help="connections held (default: 1000)")
     arguments = parser.parse_args()
-    parts = {None: ["load", "handover", "hosts"], "results": []}.get(arguments.part, [arguments.part])
+    parts = {None: ["load", "handover", "hosts", "routers"], "results": []}.get(
+        arguments.part, [arguments.part]
+    )
     BUILD.mkdir(parents=True, exist_ok=True)
     try:
         figures = json.loads(FIGURES.read_text()) if FIGURES.exists() else {}

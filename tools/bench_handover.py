@@ -110,7 +110,13 @@ async def move(loop: str, count: int) -> dict[str, Any]:
     """Move so many connections, with messages all the while."""
     with tempfile.TemporaryDirectory() as folder:
         slot = Slot(Path(folder))
-        settings = {"loop": loop, "handover": "../ws.sock", "ping_interval": 0, "drain_seconds": 120}
+        settings = {
+            "loop": loop,
+            "slot": "../ws.sock",
+            "handover": True,
+            "ping_interval": 0,
+            "drain_seconds": 120,
+        }
         with slot.process(**settings) as old:
             clients = await open_many(slot, count)
             over = asyncio.Event()
@@ -158,7 +164,9 @@ async def idle(loop: str, handover: bool) -> dict[str, Any]:
     """What a server uses that only echoes: memory per connection whose window is full, CPU per message."""
     with tempfile.TemporaryDirectory() as folder:
         slot = Slot(Path(folder))
-        settings = {"loop": loop, "ping_interval": 0} | ({"handover": "../ws.sock"} if handover else {})
+        settings = {"loop": loop, "ping_interval": 0} | (
+            {"slot": "../ws.sock", "handover": True} if handover else {}
+        )
         with slot.process(**settings) as server:
             clients = await open_many(slot, 10)
             await asyncio.gather(*(exchange(client, "x") for client in clients))

@@ -129,6 +129,9 @@ class Engine:
     def systemd(self) -> list[str]:
         """Flags of `run` under which systemd boots as the first process, and keepalived may add addresses."""
         flags = ["--cap-add=NET_ADMIN", "--cap-add=NET_RAW"]
+        # What role ws_reuse_port sets on a host, but a container can't by itself.
+        if Path("/proc/sys/net/ipv4/tcp_migrate_req").exists():
+            flags.append("--sysctl=net.ipv4.tcp_migrate_req=1")
         if self.name == "podman":
             return [*flags, "--systemd=always"]
         flags += ["--env=container=docker", "--cap-add=SYS_ADMIN", "--tmpfs=/run", "--tmpfs=/run/lock"]

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import http.client
+import json
 import os
 import selectors
 import signal
@@ -162,3 +163,58 @@ def closes_of(clients: list[socket.socket]) -> Iterator[tuple[int, float, int, s
                 selector.unregister(client)
                 client.sendall(b"\x88\x80\0\0\0\0")
                 client.close()
+
+
+class Slot:
+    """Processes one after the other, and the symlink by which clients reach the one that serves."""
+
+    def __init__(self, folder: Path, start: Start) -> None:
+        self.path = folder / "ws.sock"
+        self._folder = folder
+        self._start = start
+        self._count = 0
+        self._serving: ServerProcess | None = None
+
+    def start(self, **settings: Any) -> ServerProcess:
+        """Start the next process, and have new clients reach it."""
+        self._count += 1
+        (self._folder / f"g{self._count}").mkdir()
+        settings = {"unix_socket": f"g{self._count}/ws.sock", "slot": "ws.sock", "handover": True, **settings}
+        process = self._start(**settings)
+        self.point(self._count)
+        self._serving = process
+        return process
+
+    def point(self, number: int) -> None:
+        """Have new clients reach the process that was started as the so manieth."""
+        fresh = self._folder / "new"
+        fresh.symlink_to(f"g{number}/ws.sock")
+        fresh.replace(self.path)
+
+    def roll(self, **settings: Any) -> tuple[ServerProcess, ServerProcess]:
+        """Start the next process, and tell the one before to go."""
+        old = self._serving
+        assert old
+        new = self.start(**settings)
+        old.signal(signal.SIGTERM)
+        return old, new
+
+    def figures(self) -> dict[str, Any]:
+        """What the process that serves has noted."""
+        file = self._folder / f"g{self._count}/ws.sock.json"
+        figures: dict[str, Any] = wait_for(lambda: json.loads(file.read_text()) if file.exists() else None)
+        return figures
+
+    def connect(self, **options: Any) -> ClientConnection:
+        client: ClientConnection = unix_connect(
+            str(self.path), "ws://localhost/a?b=c", legacy=True, **options
+        )
+        return client
+
+
+def wait_for(condition: Callable[[], Any]) -> Any:
+    end = time.monotonic() + PATIENCE
+    while not (result := condition()):
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.01)
+    return result

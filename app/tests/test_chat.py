@@ -52,7 +52,9 @@ def test_members_of_a_chat_room_notice_nothing_of_upgrades(
 
     def deploy(number: int) -> Any:
         (tmp_path / f"g{number}").mkdir()
-        process = start(handler="chat:handler", unix_socket=f"g{number}/ws.sock", handover="ws.sock")
+        process = start(
+            handler="chat:handler", unix_socket=f"g{number}/ws.sock", slot="ws.sock", handover=True
+        )
         fresh = tmp_path / "new"
         fresh.symlink_to(f"g{number}/ws.sock")
         fresh.replace(link)

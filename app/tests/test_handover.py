@@ -11,75 +11,25 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
 from offers import OFFER
-from server_process import PATIENCE, ServerProcess, Start, close_of
+from server_process import PATIENCE, ServerProcess, Slot, Start, close_of, wait_for
 from websockets.asyncio.client import unix_connect as connect_async
 from websockets.exceptions import ConnectionClosed
 from websockets.extensions.permessage_deflate import ClientPerMessageDeflateFactory
 from websockets.frames import Frame, Opcode
-from websockets.sync.client import ClientConnection, unix_connect
+from websockets.sync.client import ClientConnection
 from wsfleet.connection import Resumption
 from wsfleet.packets import Packet, Peer, Refused, pack
 from wsfleet.receiver import Builder, Receiver
 
 FRESH = ClientPerMessageDeflateFactory(server_no_context_takeover=True, client_no_context_takeover=True)
 LOOPS = ("asyncio", "uvloop")
-
-
-class Slot:
-    """Processes one after the other, and the symlink by which clients reach the one that serves."""
-
-    def __init__(self, folder: Path, start: Start) -> None:
-        self.path = folder / "ws.sock"
-        self._folder = folder
-        self._start = start
-        self._count = 0
-        self._serving: ServerProcess | None = None
-
-    def start(self, **settings: Any) -> ServerProcess:
-        """Start the next process, and have new clients reach it."""
-        self._count += 1
-        (self._folder / f"g{self._count}").mkdir()
-        process = self._start(unix_socket=f"g{self._count}/ws.sock", handover="ws.sock", **settings)
-        fresh = self._folder / "new"
-        fresh.symlink_to(f"g{self._count}/ws.sock")
-        fresh.replace(self.path)
-        self._serving = process
-        return process
-
-    def roll(self, **settings: Any) -> tuple[ServerProcess, ServerProcess]:
-        """Start the next process, and tell the one before to go."""
-        old = self._serving
-        assert old
-        new = self.start(**settings)
-        old.signal(signal.SIGTERM)
-        return old, new
-
-    def figures(self) -> dict[str, Any]:
-        """What the process that serves has noted."""
-        file = self._folder / f"g{self._count}/ws.sock.json"
-        figures: dict[str, Any] = wait_for(lambda: json.loads(file.read_text()) if file.exists() else None)
-        return figures
-
-    def connect(self, **options: Any) -> ClientConnection:
-        client: ClientConnection = unix_connect(
-            str(self.path), "ws://localhost/a?b=c", legacy=True, **options
-        )
-        return client
-
-
-def wait_for(condition: Callable[[], Any]) -> Any:
-    end = time.monotonic() + PATIENCE
-    while not (result := condition()):
-        assert time.monotonic() < end, "waited in vain"
-        time.sleep(0.01)
-    return result
 
 
 @pytest.fixture

@@ -265,7 +265,7 @@ def test_connections_are_not_moved_with_a_version_that_is_not_known(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(internals, "VERSION", "99.0")
-    settings = Settings(unix_socket="a.sock", handover="b.sock")
+    settings = Settings(unix_socket="a.sock", slot="b.sock", handover=True)
     nothing: Any = None
     assert open_handover(settings, echo.handler, nothing, nothing) is None
     assert "connections will be closed, not moved: websockets 99.0 isn't one of 17.4" in caplog.text

@@ -76,7 +76,11 @@ BAD = [
     ("drain_code", "1000", "1001 or 1012"),
     ("drain_reason", "é" * 62, "text of at most 123 bytes, or empty"),
     ("drain_reason", "\udcff", "text of at most 123 bytes, or empty"),
-    ("handover", "x" * 108, "a path of at most 107 bytes, or empty"),
+    ("slot", "x" * 108, "a path of at most 107 bytes, or empty"),
+    ("shared_port", "65536", "a whole number from 0 to 65535"),
+    ("tls_certificate", "x" * 4096, "a path of at most 4095 bytes, or empty"),
+    ("tls_key", "x" * 4096, "a path of at most 4095 bytes, or empty"),
+    ("handover", "../ws.sock", "true or false"),
     ("handover_seconds", "0", "a number of seconds from 0.1 to 3600"),
     ("max_age", "2592001", "a number of seconds from 0 to 2592000"),
     ("max_age_jitter", "-0.1", "a number from 0 to 1"),
@@ -133,7 +137,18 @@ def test_unknown_variables_are_refused_without_their_value() -> None:
         (["--handler", "handlers:absent"], "(module 'handlers' has no attribute 'absent')"),
         (["--handler", "os:getcwd"], "is 'os:getcwd', allowed is package.module:function, an async function"),
         (["--handler", "wsfleet:__version__"], "an async function of one connection"),
-        (["--handover", "ws.sock"], "'ws.sock', allowed is empty, unless --unix-socket is set"),
+        (["--slot", "ws.sock"], "'ws.sock', allowed is empty, unless --unix-socket is set"),
+        (["--unix-socket", "a.sock", "--handover"], "'true', allowed is false, unless --slot is set"),
+        (["--unix-socket", "a.sock", "--shared-port", "8443"], "'8443', allowed is 0, unless --slot is set"),
+        (
+            ["--tls-certificate", "c.pem"],
+            "'c.pem', allowed is empty, unless --tls-key and a TCP port are set",
+        ),
+        (["--tls-key", "k.pem"], "'k.pem', allowed is empty, unless --tls-certificate is set"),
+        (
+            ["--unix-socket", "a.sock", "--tls-certificate", "c.pem", "--tls-key", "k.pem"],
+            "'c.pem', allowed is empty, unless --tls-key and a TCP port are set",
+        ),
     ],
 )
 def test_command_refuses_in_one_sentence_with_exit_code_2(arguments: list[str], message: str) -> None:

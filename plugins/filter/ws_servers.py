@@ -14,7 +14,7 @@ short_description: Say where hosts are reached by each other
 description:
   - A host's address is its variable C(ws_address), otherwise the C(ansible_host) by which the controller reaches
     it, otherwise its name.
-  - Its port is the one on which role C(ws_nginx) serves the app there.
+  - Its port is the one on which C(ws_router) serves the app there.
 options:
   _input:
     description: The hosts' variables, as in C(hostvars).
@@ -58,6 +58,8 @@ def address(host: t.Mapping[str, t.Any]) -> str:
 
 def port(host: t.Mapping[str, t.Any]) -> int:
     """Return where it serves the app."""
+    if host.get("ws_router") == "reuse_port":
+        return int(host.get("ws_reuse_port_port", 8443))
     if boolean(host.get("ws_nginx_tls", True)):
         return int(host.get("ws_nginx_https_port", 443))
     return int(host.get("ws_nginx_http_port", 80))

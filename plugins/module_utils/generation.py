@@ -55,6 +55,12 @@ class Settings:
         return "--handover" in self.command.split() or "WS_HANDOVER" in self.environment
 
     @property
+    def shared_port(self) -> int:
+        """TCP port on which the runner listens beside its unix socket; 0 is none."""
+        number = self.environment.get("WS_SHARED_PORT", "0")
+        return int(number) if number.isdecimal() else 0
+
+    @property
     def drain(self) -> tuple[float, float]:
         """Window in seconds and connections per second of the runner's drain; zeros for any other app."""
         variables = {**self.environment, **self.secrets}
@@ -76,6 +82,7 @@ class Generation:
     release: str
     stop_seconds: int
     port: int = 0
+    shared_port: int = 0
     drain_seconds: float = 0.0
     drain_rate: float = 0.0
 
@@ -141,10 +148,17 @@ class Layout:
     def log(self, slot: int) -> Path:
         return self.logs / f"{self.slot_name(slot)}.log"
 
-    def address(self, member: Member, settings_port: int) -> Address:
+    def address(self, member: Member, settings_port: int, shared_port: int = 0) -> Address:
         if settings_port:
             return Address(port=settings_port + member.slot)
-        return Address(str(self._sockets(member.generation) / f"{self.slot_name(member.slot)}.sock"))
+        path = self._sockets(member.generation) / f"{self.slot_name(member.slot)}.sock"
+        return Address(str(path), shared_port)
+
+    def entrance(self, member: Member, generation: Generation | None) -> Address:
+        """Where the member's connections come in; of a generation that isn't on disk, what can be known."""
+        if generation is None:
+            return self.address(member, 0)
+        return self.address(member, generation.port, generation.shared_port)
 
     def generation_at(self, directory: str) -> int | None:
         """Whose sockets are bound there; a process may be in a folder that was removed."""
@@ -237,6 +251,7 @@ class Layout:
                     "release": settings.release,
                     "stop_seconds": settings.stop_seconds,
                     "port": settings.port,
+                    "shared_port": settings.shared_port,
                     "drain_seconds": drain_seconds,
                     "drain_rate": drain_rate,
                 },

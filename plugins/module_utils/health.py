@@ -22,7 +22,10 @@ _UPGRADE = {
 
 @dataclass(frozen=True)
 class Address:
-    """Where a server process listens: the path of a unix socket, or a port of 127.0.0.1."""
+    """Where a server process listens: the path of a unix socket, or a port of 127.0.0.1.
+
+    With both, it is reached by the path; others listen on the port too.
+    """
 
     socket_path: str = ""
     port: int = 0

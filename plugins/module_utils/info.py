@@ -87,8 +87,7 @@ class Info:
         return Path(found.release).name if found else ""
 
     def _describe(self, member: Member, pid: int, state: str) -> dict[str, t.Any]:
-        generation = self.generations.get(member.generation)
-        address = self.layout.address(member, generation.port if generation else 0)
+        address = self.layout.entrance(member, self.generations.get(member.generation))
         return {
             "process": self.layout.process(member),
             "generation": member.generation,
@@ -158,8 +157,7 @@ class Info:
             self.problems.append(f"{name} is served by pid {pid}, which supervisord doesn't know")
         elif process.state != "RUNNING":
             self.problems.append(f"{name} is {process.state}, not RUNNING")
-        generation = self.generations.get(member.generation)
-        address = self.layout.address(member, generation.port if generation else 0)
+        address = self.layout.entrance(member, self.generations.get(member.generation))
         if address.socket_path and not Path(address.socket_path).exists():
             self.problems.append(f"{name} points at {address}, which doesn't exist")
 

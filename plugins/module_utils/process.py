@@ -52,13 +52,12 @@ class Kernel:
 
     def connections(self, pid: int, address: Address) -> int:
         """How many connections that came in at `address` the process holds."""
-        if address.port:
-            accepted = {socket.inode for socket in self._established if socket.port == address.port}
-        else:
+        accepted = {socket.inode for socket in self._established if socket.port == address.port}
+        if address.socket_path:
             # A process may bind the name in its working directory or the whole path. One that took over connections of
             # another slot has them under that one's name.
             app = _app(address.socket_path)
-            accepted = {
+            accepted |= {
                 row.inode for row in self._unix if row.state == _UNIX_CONNECTED and _app(row.path) == app
             }
         return len(self._sockets(pid) & accepted)

@@ -684,8 +684,7 @@ class Rollout:
         held = 0
         for pid, member in processes.items():
             generation = generations.get(member.generation)
-            port = generation.port if generation else self.settings.port
-            held += kernel.connections(pid, self.layout.address(member, port))
+            held += kernel.connections(pid, self.layout.entrance(member, generation))
         return held
 
     def _log_size(self, slot: int) -> int:

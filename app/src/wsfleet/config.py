@@ -139,9 +139,25 @@ class Settings:
         short("a path", 107),
         "path of a unix socket to listen on, instead of host and port; its mode is 0777 less the umask",
     )
-    host: str = setting("127.0.0.1", matching(r"\S+", "an address or host name"), "address to listen on")
+    slot: str = setting(
+        "",
+        short("a path", 107),
+        "symlink that leads to `unix_socket` while clients are to reach this process",
+    )
+    host: str = setting(
+        "127.0.0.1", matching(r"\S+", "an address or host name"), "address to listen on; `*` is every one"
+    )
     port: int = setting(8000, whole(0, 65535), "TCP port to listen on; 0 takes a free one")
     reuse_port: bool = setting(False, SWITCH, "let several processes listen on the same TCP port")
+    shared_port: int = setting(
+        0,
+        whole(0, 65535),
+        "TCP port to listen on beside `unix_socket`, with processes of other slots, while `slot` leads here; 0 is none",
+    )
+    tls_certificate: str = setting(
+        "", short("a path", 4095), "PEM file with the chain to serve on TCP; one that changes is loaded again"
+    )
+    tls_key: str = setting("", short("a path", 4095), "PEM file with its private key")
     backlog: int = setting(
         4096, whole(1, 65535, "connections"), "connections that the kernel holds until they are accepted"
     )
@@ -223,10 +239,10 @@ class Settings:
         0.2, decimal(0, 1), "proportion of `max_age` by which it is less, at random for each connection"
     )
 
-    handover: str = setting(
-        "",
-        short("a path", 107),
-        "symlink by which clients reach `unix_socket`; at SIGTERM, connections move to where it leads then",
+    handover: bool = setting(
+        False,
+        SWITCH,
+        "at SIGTERM, move connections to where `slot` leads then; those with TLS of ours are closed",
     )
     handover_seconds: float = setting(
         5.0,

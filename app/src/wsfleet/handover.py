@@ -35,7 +35,7 @@ class Handover:
     def __init__(
         self, settings: Settings, connections: Connections, resumption: Resumption, builder: Builder
     ) -> None:
-        self._link = Path(settings.handover)
+        self._link = Path(settings.slot)
         self._patience = settings.handover_seconds
         self._connections = connections
         self._resumption = resumption

@@ -9,7 +9,7 @@ but the window, which is kept here.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from types import GeneratorType
 from typing import TYPE_CHECKING, Any
 
@@ -86,9 +86,9 @@ def refuse_handshakes(server: Server) -> None:
     vars(server).pop("is_serving", None)
 
 
-def handshakes(server: Server, served: int) -> int:
+def handshakes(servers: Iterable[Server], served: int) -> int:
     """How many handshakes are under way, beside so many connections that are served."""
-    return len(server.handler_tasks) - served
+    return sum(len(server.handler_tasks) for server in servers) - served
 
 
 def is_quiet(connection: Connection) -> bool:

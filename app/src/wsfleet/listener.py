@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,8 @@ from .connections import Connections
 from .internals import DeflateFactory
 from .paths import Bound
 from .receiver import Builder
+from .shared_port import SharedPort, stop_accepting
+from .tls import Tls
 
 TICK = 0.01  # seconds between two looks at the handshakes
 COMPRESSION = {"memory": (11, 4), "balanced": (12, 5), "ratio": (15, 8)}  # window bits, memory level
@@ -90,24 +93,37 @@ def make_builder(settings: Settings, listener: Listener) -> Builder:
 
 
 class Listener:
-    """A server that accepts connections until `close`, and its unix socket's file."""
+    """A server that accepts connections until `close`, its unix socket's file, and the port it shares with others."""
 
-    def __init__(self, server: Server, path: Path | None) -> None:
+    def __init__(self, server: Server, path: Path | None, shared: SharedPort | None) -> None:
         self.server = server
         self._bound = Bound(path) if path else None
+        self._shared = shared
 
     @classmethod
     async def open(cls, settings: Settings, **callbacks: Any) -> Listener:
         """Start to listen; OSError if that's impossible. `callbacks`: handler and process_request."""
         options = make_options(settings) | {"create_connection": Connection} | callbacks
-        if settings.unix_socket:
-            # A relative path stays so, because paths of unix sockets are limited to 107 bytes.
-            server = await unix_serve(path=settings.unix_socket, **options)
-            return cls(server, Path(settings.unix_socket))
-        server = await serve(
-            host=settings.host, port=settings.port, reuse_port=settings.reuse_port or None, **options
+        host = None if settings.host == "*" else settings.host
+        context = Tls(settings.tls_certificate, settings.tls_key).context if settings.tls_key else None
+        if not settings.unix_socket:
+            server = await serve(
+                host=host, port=settings.port, reuse_port=settings.reuse_port or None, ssl=context, **options
+            )
+            return cls(server, None, None)
+        # A relative path stays so, because paths of unix sockets are limited to 107 bytes.
+        path = Path(settings.unix_socket)
+        server = await unix_serve(path=str(path), **options)
+        if not settings.shared_port:
+            return cls(server, path, None)
+        open_port = partial(
+            serve, host=host, port=settings.shared_port, reuse_port=True, ssl=context, **options
         )
-        return cls(server, None)
+        return cls(server, path, SharedPort(open_port, Path(settings.slot), path))
+
+    @property
+    def _servers(self) -> list[Server]:
+        return [self.server, *(self._shared.servers if self._shared else [])]
 
     def __str__(self) -> str:
         """Where it listens."""
@@ -117,20 +133,23 @@ class Listener:
 
     def close(self) -> None:
         """Stop accepting; open connections and handshakes under way stay. Again: nothing happens."""
-        internals.finish_handshakes(self.server)
-        self.server.close(close_connections=False)
+        if self._shared:
+            self._shared.close()
+        stop_accepting(self.server)
         if self._bound:  # Python 3.13 removes the file by itself, 3.11 leaves it
             self._bound.remove()
 
     async def wait_for_handshakes(self, connections: Connections) -> None:
         """Wait until all handshakes that were under way have ended."""
-        while internals.handshakes(self.server, len(connections)) > 0:
+        while internals.handshakes(self._servers, len(connections)) > 0:
             await asyncio.sleep(TICK)
 
     def refuse(self) -> None:
         """Answer handshakes under way with 503."""
-        internals.refuse_handshakes(self.server)
+        for server in self._servers:
+            internals.refuse_handshakes(server)
 
     async def wait_closed(self) -> None:
         """Wait until it is closed and all handlers have returned."""
-        await self.server.wait_closed()
+        for server in self._servers:
+            await server.wait_closed()

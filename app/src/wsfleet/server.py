@@ -62,7 +62,7 @@ def open_handover(
 ) -> Handover | None:
     """Be ready to receive and send connections; None where they can only be closed."""
     resumption = resumption_of(handler)
-    if not (settings.handover and resumption):
+    if not (settings.handover and resumption) or settings.tls_key:
         return None
     if not internals.known():
         logger.warning(
@@ -84,7 +84,7 @@ async def serve(settings: Settings, handler: Handler) -> int:
             handler=drain.serve if settings.max_age else connections.serve,
             process_request=make_process_request(connections, drain),
         )
-    except OSError as error:
+    except OSError as error:  # TLS errors too
         logger.error(
             "cannot listen on %s: %s", settings.unix_socket or f"{settings.host}:{settings.port}", error
         )
@@ -95,10 +95,24 @@ async def serve(settings: Settings, handler: Handler) -> int:
     return await drain.run(listener, handover)
 
 
+def check(settings: Settings) -> None:
+    """Refuse settings that go with others, without them."""
+    tcp = not settings.unix_socket or settings.shared_port > 0
+    for name, allowed, needed in (
+        ("slot", "empty, unless --unix-socket is set", settings.unix_socket),
+        ("handover", "false, unless --slot is set", settings.slot),
+        ("shared_port", "0, unless --slot is set", settings.slot),
+        ("tls_certificate", "empty, unless --tls-key and a TCP port are set", settings.tls_key and tcp),
+        ("tls_key", "empty, unless --tls-certificate is set", settings.tls_certificate),
+    ):
+        value = getattr(settings, name)
+        if value and not needed:
+            raise refusal(name, shown(value), allowed)
+
+
 def run(settings: Settings) -> int:
     """Load what the settings name, then serve; SettingError if it can't be loaded."""
-    if settings.handover and not settings.unix_socket:
-        raise refusal("handover", settings.handover, "empty, unless --unix-socket is set")
+    check(settings)
     handler, loop = load_handler(settings.handler), load_loop(settings.loop)
     raise_nofile_limit()
     with Runner(loop_factory=loop) as runner:

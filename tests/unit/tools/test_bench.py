@@ -391,7 +391,7 @@ def test_figures_of_the_other_part_are_kept(places: Path, monkeypatch: pytest.Mo
         asked.append((part, rate, held))
         if part == "handover":
             return HANDOVER
-        return figures(usual=LOST) if part == "load" else {"runs": [], "about": ABOUT}
+        return figures(usual=LOST) if part == "load" else {"runs": [], "routers": [], "about": ABOUT}
 
     monkeypatch.setattr(bench, "measure", measure)
     assert run(monkeypatch, "hosts") == 0
@@ -406,7 +406,7 @@ def test_figures_of_the_other_part_are_kept(places: Path, monkeypatch: pytest.Mo
     assert results.read_text() == text
     assert len(asked) == 2
     assert run(monkeypatch) == 0
-    assert [part for part, *_ in asked[2:]] == ["load", "handover", "hosts"]
+    assert [part for part, *_ in asked[2:]] == ["load", "handover", "hosts", "routers"]
 
 
 def test_what_can_t_be_measured_is_a_sentence(

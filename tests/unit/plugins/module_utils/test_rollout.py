@@ -897,7 +897,8 @@ def test_progress_of_the_first_deployment_and_of_nothing_to_do(host: Host) -> No
 
 # Handover
 
-RUNNER = 'python -m wsfleet --unix-socket "$SUPERVISOR_PROCESS_NAME.sock" --handover "../$SUPERVISOR_PROCESS_NAME.sock"'
+SOCKET = "$SUPERVISOR_PROCESS_NAME.sock"
+RUNNER = f"python -m wsfleet --unix-socket {SOCKET} --slot ../{SOCKET} --handover"
 FIGURES = {"moved": 3, "stayed": 1, "seconds": 0.5, "pause_p50_ms": 2, "pause_p99_ms": 8, "pause_max_ms": 9}
 
 
