@@ -17,6 +17,7 @@ import ssl
 import sys
 import time
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any
 
 from websockets.asyncio.client import ClientConnection, connect
@@ -80,7 +81,7 @@ async def main() -> None:
     clients = Clients(sys.argv[1])
     figures = {"handshakes": await repeat([clients.knock] * KNOCKING)}
     talking = await asyncio.gather(*(clients.open() for _n in range(TALKING)))
-    figures["messages"] = await repeat([lambda c=connection: clients.talk(c) for connection in talking])
+    figures["messages"] = await repeat([partial(clients.talk, connection) for connection in talking])
     await asyncio.gather(*(connection.close() for connection in talking))
     say(json.dumps(figures))
     idle: list[ClientConnection] = []
