@@ -73,7 +73,7 @@ DOWNLOADED = [
     "socat",
     "supervisor",
 ]
-CLIENT_PACKAGES = ["faketime", "pebble", "python3-cryptography", "python3-websockets"]
+CLIENT_PACKAGES = ["faketime", "pebble", "python3-cryptography", "python3-h2", "python3-websockets"]
 
 FIRST = 10  # address of a fleet's first host, in its network
 

@@ -141,7 +141,7 @@ def test_handshakes_under_way_are_refused_and_hold_nothing_up(start: Start, loop
 
 @pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
 def test_handshakes_that_come_in_time_are_served(start: Start, loop: str) -> None:
-    server = start(loop=loop)
+    server = start(loop=loop, close_timeout=0.5)
     with server.raw(HANDSHAKE[:20], until=b"") as late:
         server.signal(signal.SIGTERM)
         while server.socket.exists():  # from here on it no longer accepts
