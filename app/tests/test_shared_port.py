@@ -36,7 +36,9 @@ def echo(client: ClientConnection) -> bool:
 
 
 def reach(port: int) -> ClientConnection:
-    return connect(f"ws://127.0.0.1:{port}/", subprotocols=[Subprotocol("old"), Subprotocol("new")], legacy=True)
+    return connect(
+        f"ws://127.0.0.1:{port}/", subprotocols=[Subprotocol("old"), Subprotocol("new")], legacy=True
+    )
 
 
 def listens(port: int) -> bool:

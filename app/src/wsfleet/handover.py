@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
+from .collecting import without_full_collections
 from .config import Settings
 from .connection import Resumption
 from .connections import Connections
@@ -60,5 +61,6 @@ class Handover:
             peer.close()
             return
         sender = Sender(peer, self._connections, self._resumption.version, self._patience)
-        await sender.run(deadline)
+        with without_full_collections():
+            await sender.run(deadline)
         logger.info("%s, %d are closed", sender.outcome, len(self._connections.open()))

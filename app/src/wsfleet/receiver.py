@@ -24,6 +24,7 @@ from websockets.typing import Origin, Subprotocol
 
 from . import internals
 from .background import Background
+from .collecting import without_full_collections
 from .connection import Connection, Resumption
 from .packets import FORMAT, Back, BadPacketError, Bye, Go, Hello, Late, Offer, Peer, Ready, Refused
 from .paths import Bound
@@ -110,7 +111,8 @@ class Receiver:
             if not peer.is_of_this_user:
                 logger.warning("a process of another user wanted to hand over connections")
                 return
-            await intake.run()
+            with without_full_collections():
+                await intake.run()
         except BadPacketError as error:
             logger.error("a process that hands over connections says what it can't: %s", error)
             return
