@@ -18,6 +18,10 @@ options:
     description: What M(wsfleet.websockets.ws_info) returned.
     type: dict
     required: true
+  edge:
+    description: Whether the host is a load balancer, of which only the certificates are shown.
+    type: bool
+    default: false
 """
 
 EXAMPLES = r"""
@@ -79,9 +83,12 @@ def _certificate(name: str, not_after: str | None, days_left: int | None, proble
     return f"the certificate for {name} is valid for {days_left} days"
 
 
-def status(info: dict[str, t.Any]) -> list[str]:
+def status(info: dict[str, t.Any], edge: bool = False) -> list[str]:
     """Return the lines."""
     app = info["app"]
+    certificates = [_certificate(**certificate) for certificate in info.get("certificates", [])]
+    if edge:
+        return certificates
     if not info["slots"] and not info["draining"]:
         return [f"{app} isn't deployed here"]
     rows: list[tuple[str, ...]] = [HEAD]
@@ -106,7 +113,7 @@ def status(info: dict[str, t.Any]) -> list[str]:
         f"{worker['connections']} connections end"
         for worker in info["nginx"]["old_workers"]
     ]
-    lines += [_certificate(**certificate) for certificate in info.get("certificates", [])]
+    lines += certificates
     return lines + [f"problem: {problem}" for problem in info["problems"]]
 
 

@@ -96,6 +96,12 @@ def test_nothing_there() -> None:
     assert status(info(slots=[], release="")) == ["chat isn't deployed here"]
 
 
+def test_an_edge_has_certificates_only() -> None:
+    good = {"name": "a", "not_after": "2030-01-31T12:00:00Z", "days_left": 61, "problem": ""}
+    lines = status(info(slots=[], release="", certificates=[good]), edge=True)
+    assert lines == ["the certificate for a is valid for 61 days"]
+
+
 def test_what_is_left_of_certificates() -> None:
     good = {"name": "a", "not_after": "2030-01-31T12:00:00Z", "days_left": 61, "problem": ""}
     expired = {"name": "b", "not_after": "2020-01-31T12:00:00Z", "days_left": -3, "problem": ""}
