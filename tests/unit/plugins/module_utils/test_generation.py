@@ -24,6 +24,7 @@ from ansible_collections.wsfleet.websockets.plugins.module_utils.generation impo
     Settings,
     environment_problems,
 )
+from ansible_collections.wsfleet.websockets.plugins.module_utils.health import Address
 
 ME = pwd.getpwuid(os.getuid()).pw_name
 MY_GROUP = grp.getgrgid(os.getgid()).gr_name
@@ -254,6 +255,18 @@ def test_the_command_becomes_the_process_that_gets_the_signals(layout: Layout) -
     layout.create(1, replace(SETTINGS, command="sh -c 'echo $$; true'"))
     with subprocess.Popen([layout.generations / "1/start"], stdout=subprocess.PIPE, text=True) as process:
         assert process.communicate()[0] == f"{process.pid}\n"
+
+
+def test_where_connections_of_a_member_come_in(layout: Layout) -> None:
+    member, path = Member(1, 7), str(layout.run / "g7/echo_01.sock")
+    layout.create(7, replace(SETTINGS, environment={"WS_SHARED_PORT": "8443"}))
+    layout.create(8, replace(SETTINGS, port=9000))
+    layout.create(9, replace(SETTINGS, environment={"WS_SHARED_PORT": "$PORT"}))
+    generations = layout.read_generations()
+    assert layout.entrance(member, generations[7]) == Address(path, 8443)
+    assert layout.entrance(Member(1, 8), generations[8]) == Address(port=9001)
+    assert layout.entrance(Member(1, 9), generations[9]).port == 0
+    assert layout.entrance(member, None) == Address(path)
 
 
 def test_names_that_no_shell_could_read_back() -> None:

@@ -69,6 +69,21 @@ def test_connections_of_a_tcp_port(host: str) -> None:
         assert Kernel().connections(os.getpid(), Address(port=port + 1)) == 0
 
 
+def test_connections_of_a_unix_socket_and_a_shared_port_are_added(tmp_path: Path) -> None:
+    with ExitStack() as stack:
+        path = f"{tmp_path}/echo_00.sock"
+        own = stack.enter_context(socket.socket(socket.AF_UNIX))
+        own.bind(path)
+        shared = stack.enter_context(socket.socket())
+        shared.bind(("127.0.0.1", 0))
+        for listener, count in ((own, 2), (shared, 3)):
+            listener.listen()
+            connect(stack, listener, count)
+        port = shared.getsockname()[1]
+        assert Kernel().connections(os.getpid(), Address(path, port)) == 5
+        assert Kernel().connections(os.getpid(), Address(path)) == 2
+
+
 def test_memory_is_what_the_process_uses() -> None:
     def used(ballast: int) -> int:
         program = f"ballast = bytearray(b'x' * {ballast}); print(flush=True); input()"
