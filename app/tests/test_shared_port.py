@@ -179,5 +179,6 @@ def test_certificate_that_is_missing_at_the_start(tmp_path: Path, start: Start, 
     process = start(unix_socket="", port=port, tls_certificate="cert.pem", tls_key="key.pem")
     assert process.wait() == 1
     assert (
-        f"cannot listen on 127.0.0.1:{port}: [Errno 2] No such file or directory: 'cert.pem'" in process.log
+        f"cannot listen on 127.0.0.1:{port}: no certificate can be loaded from cert.pem and key.pem: [Errno 2] No such file or directory: 'cert.pem'"
+        in process.log
     )

@@ -84,7 +84,7 @@ async def serve(settings: Settings, handler: Handler) -> int:
             handler=drain.serve if settings.max_age else connections.serve,
             process_request=make_process_request(connections, drain),
         )
-    except OSError as error:  # TLS errors too
+    except OSError as error:
         logger.error(
             "cannot listen on %s: %s", settings.unix_socket or f"{settings.host}:{settings.port}", error
         )

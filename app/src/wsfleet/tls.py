@@ -14,14 +14,17 @@ logger = logging.getLogger(__name__)
 class Tls:
     """Serves the certificate that is in the files when a client connects; a bad one isn't loaded, the last goes on.
 
-    OSError, of which ssl.SSLError is one, if the first can't be loaded.
+    OSError if the first can't be loaded.
     """
 
     def __init__(self, certificate: str, key: str) -> None:
         self._files = certificate, key
-        self._version = self._look()
-        self._current = self._load()
-        self.context = self._load()
+        try:
+            self._version = self._look()
+            self._current = self._load()
+            self.context = self._load()
+        except OSError as error:
+            raise OSError(f"no certificate can be loaded from {certificate} and {key}: {error}") from error
         self.context.sni_callback = self._choose
 
     def _look(self) -> list[tuple[int, int]]:
