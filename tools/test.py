@@ -34,7 +34,7 @@ LOGS = BUILD / "logs"
 JUNIT = LOGS / "pytest.xml"
 PYTHON_FILES = ("app/src", "app/tests", "plugins", "tests", "tools")
 GROUPS = ("lint", "unit", "package", "scenarios", "soak")
-SOAK = ("acme", "failures", "upkeep")
+SOAK = ("acme", "failures", "reuse_port", "upkeep")
 LONGEST = (
     "rollout",
     "edge",

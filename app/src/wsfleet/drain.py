@@ -28,6 +28,10 @@ logger = logging.getLogger(__name__)
 EXIT_FORCED = 70  # handlers hadn't returned by the deadline
 SETTLE = 0.2  # seconds to go on accepting: a proxy may be sending handshakes here still
 HANDSHAKES = 1.0  # seconds for those that have come until then
+DIRECT = (
+    3.0  # seconds, where clients come themselves instead of a proxy that sends all of a handshake at once
+)
+TLS = 1.0  # seconds for those whose TLS handshake has just begun, which nobody counts
 MARGIN = 1.0  # seconds that handlers have, once cancelled, before the process ends by force
 TICK = 0.02  # seconds, the shortest pause between closes
 OLD = "connection reached its maximum age"
@@ -159,7 +163,10 @@ class Drain:
         """Move what can move, and close the rest one after the other."""
         await asyncio.sleep(SETTLE)
         listener.close()
-        await wait_at_most(HANDSHAKES, listener.wait_for_handshakes(self._connections))
+        proxied = self._settings.unix_socket and not self._settings.shared_port
+        if self._settings.tls_key:
+            await asyncio.sleep(TLS)
+        await wait_at_most(HANDSHAKES if proxied else DIRECT, listener.wait_for_handshakes(self._connections))
         listener.refuse()
         if handover:
             await handover.run(deadline)
