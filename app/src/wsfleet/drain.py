@@ -28,9 +28,7 @@ logger = logging.getLogger(__name__)
 EXIT_FORCED = 70  # handlers hadn't returned by the deadline
 SETTLE = 0.2  # seconds to go on accepting: a proxy may be sending handshakes here still
 HANDSHAKES = 1.0  # seconds for those that have come until then
-DIRECT = (
-    3.0  # seconds, where clients come themselves instead of a proxy that sends all of a handshake at once
-)
+DIRECT = 3.0  # the same where no proxy sends all of a handshake at once, but the client itself comes
 TLS = 1.0  # seconds for those whose TLS handshake has just begun, which nobody counts
 MARGIN = 1.0  # seconds that handlers have, once cancelled, before the process ends by force
 TICK = 0.02  # seconds, the shortest pause between closes
@@ -163,14 +161,20 @@ class Drain:
         """Move what can move, and close the rest one after the other."""
         await asyncio.sleep(SETTLE)
         listener.close()
-        proxied = self._settings.unix_socket and not self._settings.shared_port
-        if self._settings.tls_key:
-            await asyncio.sleep(TLS)
-        await wait_at_most(HANDSHAKES if proxied else DIRECT, listener.wait_for_handshakes(self._connections))
+        await self._finish_handshakes(listener)
         listener.refuse()
         if handover:
             await handover.run(deadline)
         await self._close_paced(deadline)
+
+    async def _finish_handshakes(self, listener: Listener) -> None:
+        """Let in who has come in time; at least half of the drain is for closing."""
+        proxied = self._settings.unix_socket and not self._settings.shared_port
+        most = self._settings.drain_seconds / 4
+        if self._settings.tls_key:
+            await asyncio.sleep(min(TLS, most))
+        patience = HANDSHAKES if proxied else min(DIRECT, most)
+        await wait_at_most(patience, listener.wait_for_handshakes(self._connections))
 
     async def _close_paced(self, deadline: float) -> None:
         jitter = self._settings.drain_jitter

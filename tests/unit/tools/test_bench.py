@@ -161,6 +161,21 @@ def test_hosts() -> None:
     ]
 
 
+def test_routers() -> None:
+    measured = {"per_second": 1.0, "p99_ms": 2.0}
+    router = {
+        "router": "nginx",
+        "handshakes": measured,
+        "messages": measured,
+        "spread": 0.5,
+        "kib_per_connection": 60.0,
+        "attempts": 9,
+        "lost": 0,
+    }
+    lines = list(bench.routers_lines({"routers": [router], "about": ABOUT}))
+    assert lines[2] == "| `nginx` | 1 | 2 | 1 | 2 | 0.5 | 60 | 0 of 9 |"
+
+
 def test_about() -> None:
     (line,) = bench.about_lines(ABOUT)
     assert line == (

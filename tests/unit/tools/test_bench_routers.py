@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tools import bench, bench_routers, servers
+from tools import bench_routers, servers
 from tools.bench_routers import Bench, measure_routers, router_rows
 from tools.servers import Engine, Host
 
@@ -30,22 +30,6 @@ def test_row() -> None:
     row = ["`nginx`", "312", "121", "8,123", "31", "12.3", "72", "3 of 1,200"]
     assert router_rows(figures) == [row]
     assert len(row) == len(bench_routers.HEAD)
-    lines = list(bench.routers_lines({"routers": figures, "about": ABOUT}))
-    assert lines[2] == f"| {' | '.join(row)} |"
-
-
-ABOUT = {
-    "date": "2026-01-02",
-    "revision": "abc1234",
-    "load": 0.4,
-    "cores": 2,
-    "memory": 8 * 2**30,
-    "kernel": "Linux 6.1",
-    "engine": "podman",
-    "controller": ["Python 3.11.2"],
-    "library": "17.4",
-    "servers": ["Debian 13.1: nginx 1.26"],
-}
 
 
 def test_look_counts_memory_and_sockets_of_the_processes() -> None:
