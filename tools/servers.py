@@ -69,11 +69,14 @@ DOWNLOADED = [
     "nginx",
     "openssh-server",
     "python3-cryptography",
+    "python3-prometheus-client",
     "python3-venv",
     "socat",
     "supervisor",
 ]
+# What all clients have, and what a scenario installs: it would run in all of them.
 CLIENT_PACKAGES = ["faketime", "pebble", "python3-cryptography", "python3-h2", "python3-websockets"]
+CLIENT_DOWNLOADED = ["prometheus"]
 
 FIRST = 10  # address of a fleet's first host, in its network
 
@@ -195,7 +198,7 @@ def recipe(image: str) -> list[str]:
     """The mmdebstrap command, less the output file, that makes an image; the same words make the same image."""
     if image == "client":
         return [*recipe(CLIENT_BASE), "client", *CLIENT_PACKAGES]
-    packages = [*DOWNLOADED, *(CLIENT_PACKAGES if image == CLIENT_BASE else [])]
+    packages = [*DOWNLOADED, *(CLIENT_PACKAGES + CLIENT_DOWNLOADED if image == CLIENT_BASE else [])]
     download = f"apt-get install --yes --download-only --no-install-recommends {' '.join(packages)}"
     return [
         "mmdebstrap",
