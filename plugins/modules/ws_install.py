@@ -23,6 +23,7 @@ attributes:
     description: Says what would be installed or removed, without what comes along. Needs no C(python3-apt).
   diff_mode:
     support: none
+    description: There is nothing to show but names.
 options:
   packages:
     description: Names of packages, each with the absolute path of a file without which it is missing.
