@@ -25,9 +25,8 @@ COMPRESSION = {"memory": (11, 4), "balanced": (12, 5), "ratio": (15, 8)}
 _CONNECTION = 16 * _KIB
 # What zlib has beside windows and hash tables, for both directions; zlib.h speaks of a few KiB, and of about 7.
 _ZLIB = 13 * _KIB
-# OpenSSL's and asyncio's objects where the process ends TLS itself, and the buffer that asyncio has for reading.
-_TLS = 60 * _KIB
-_TLS_BUFFER = 256 * _KIB
+# Where the process ends TLS itself: asyncio's buffer for reading, 256 KiB, and objects of OpenSSL and asyncio.
+_TLS = 280 * _KIB
 # By router, without and with TLS.
 _PROXY = {"nginx": (18 * _KIB, 47 * _KIB), "haproxy": (6 * _KIB, 21 * _KIB)}
 # The kernel's objects of an idle socket, its file and its entry in epoll; behind a proxy there are a pair of unix ones.
@@ -77,8 +76,7 @@ def estimate(
         proxy_bytes=_PROXY[router][tls] if proxied else 0,
         kernel_bytes=_TCP_SOCKET + (_UNIX_PAIR if proxied else 0),
         buffer_bytes=(max_queue + 1) * max_size  # reading ends when more than max_queue wait
-        + _whole(variables, "WS_WRITE_LIMIT", 2**15, 1, 2**31 - 1)
-        + (_TLS_BUFFER if own_tls else 0),
+        + _whole(variables, "WS_WRITE_LIMIT", 2**15, 1, 2**31 - 1),
     )
 
 

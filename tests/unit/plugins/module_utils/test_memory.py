@@ -91,8 +91,8 @@ def test_the_proxy_and_the_kernel_have_their_parts(router: str, tls: bool, proxy
 
 def test_tls_without_a_proxy_is_the_process_s() -> None:
     plain, own = kib(BALANCED, "reuse_port"), kib({**BALANCED, "WS_TLS_KEY": "/key.pem"}, "reuse_port")
-    assert own.process_bytes > plain.process_bytes
-    assert own.buffer_bytes - plain.buffer_bytes == 256
+    assert own.process_bytes - plain.process_bytes == 280
+    assert (own.proxy_bytes, own.kernel_bytes) == (0, plain.kernel_bytes)
 
 
 def test_the_worst_case_is_full_buffers() -> None:
@@ -114,7 +114,7 @@ def test_of_another_app_nothing_is_known() -> None:
 
 def test_what_is_allowed_fits_and_one_more_does_not() -> None:
     def refused(limit: int) -> str:
-        return problem({**BALANCED, "WS_MAX_CONNECTIONS": limit}, "nginx", True, False, 4, 8 * 2**30)
+        return str(problem({**BALANCED, "WS_MAX_CONNECTIONS": limit}, "nginx", True, False, 4, 8 * 2**30))
 
     sentence = refused(50_000)
     assert sentence == (
