@@ -86,8 +86,15 @@ class Kernel:
 
     def memory_available(self) -> int:
         """Bytes that new processes can use without swapping."""
+        return self._meminfo("MemAvailable")
+
+    def memory_total(self) -> int:
+        """Bytes that the host has."""
+        return self._meminfo("MemTotal")
+
+    def _meminfo(self, name: str) -> int:
         for line in self._lines("meminfo"):
-            if line.startswith("MemAvailable:"):
+            if line.startswith(f"{name}:"):
                 return int(line.split()[1]) * 1024
         return 0
 
