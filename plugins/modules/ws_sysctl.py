@@ -12,10 +12,10 @@ version_added: 0.1.0
 author:
   - The wsfleet maintainers (@wsfleet)
 description:
-  - Sets kernel parameters that are too low, now and at boot, by C(/etc/sysctl.d/60-wsfleet-host.conf), where each has its reason.
-    One that is high enough is left as it is, and one that this kernel doesn't have is left out.
-  - What they were is noted in C(/var/lib/wsfleet/sysctl.json). With O(parameters=[]) each is set to that again, unless somebody
-    else has changed it since.
+  - Sets kernel parameters that are too low, now and at boot, by C(/etc/sysctl.d/60-wsfleet-host.conf), where each has
+    its reason. One that is high enough is left as it is, and one that this kernel doesn't have is left out.
+  - What they were is noted in C(/var/lib/wsfleet/sysctl.json). With O(parameters=[]) each is set to that again, unless
+    somebody else has changed it since.
   - Several sets, such as those of several apps, may want the same parameter; it has the highest value of theirs.
   - A container may not be allowed to set a parameter, which is no failure, see RV(refused).
 attributes:
@@ -96,7 +96,9 @@ def wrong(parameters: list[Parameter]) -> str:
         if not re.fullmatch(r"[a-z0-9_]+(\.[a-z0-9_-]+)+", one.name):
             return f"parameters: name is '{one.name}', but must be a parameter such as net.core.somaxconn."
         if not re.fullmatch(r"\d+( \d+)?", one.value):
-            return f"parameters: value of {one.name} is '{one.value}', but must be a number, or two with a space between."
+            return (
+                f"parameters: value of {one.name} is '{one.value}', but must be a number, or two and a space."
+            )
     return ""
 
 

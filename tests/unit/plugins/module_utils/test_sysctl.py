@@ -33,7 +33,8 @@ class Kernel:
         self[PORTS] = "32768\t60999"
 
     def __getitem__(self, name: str) -> str:
-        return sysctl.read(self.paths.live(name))
+        value: str = sysctl.read(self.paths.live(name))
+        return value
 
     def __setitem__(self, name: str, value: str) -> None:
         path = self.paths.live(name)
