@@ -175,6 +175,7 @@ def test_range_of_ports(kernel: Kernel) -> None:
         ("1024 65535", "10240 65535", True),
         ("32768 60999", "10240 65535", False),
         ("1024 60999", "10240 65535", False),
+        ("20000 65535", "10240 65535", False),
     ],
 )
 def test_suffices(value: str, wanted: str, good: bool) -> None:
