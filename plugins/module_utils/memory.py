@@ -32,6 +32,8 @@ _PROXY = {"nginx": (18 * _KIB, 47 * _KIB), "haproxy": (6 * _KIB, 21 * _KIB)}
 # The kernel's objects of an idle socket, its file and its entry in epoll; behind a proxy there are a pair of unix ones.
 _TCP_SOCKET = 4 * _KIB
 _UNIX_PAIR = 5 * _KIB
+# On an edge, a connection to the client and one to the server.
+EDGE_BYTES = {router: tls + 2 * _TCP_SOCKET for router, (_plain, tls) in _PROXY.items()}
 
 
 @dataclass(frozen=True)
