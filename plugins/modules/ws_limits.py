@@ -18,7 +18,7 @@ description:
     wasn't loaded yet, RV(drift) says so. It counts for one worker, since the kernel may give all clients to one, and
     that one refuses when it is full.
   - Memory is the estimate of RV(wsfleet.websockets.ws_info#module:memory), by the settings that the processes run with
-    and taking the proxy to end TLS; an app without the runner is taken to have the library's defaults. The handler's own
+    and with TLS in the proxy; an app without the runner is taken to have the library's defaults. The handler's own
     needs come on top.
   - Reads only, and also where nothing is installed.
 attributes:
