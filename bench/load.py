@@ -2,10 +2,10 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Clients that measure one server: as many handshakes, then as many messages, as go in some seconds, then idle ones.
 
-    load.py URL
+    load.py URL [--idle]
 
-Prints a JSON object with the figures of the first two. Then it holds idle connections, prints "held", and ends when its
-standard input does. Needs Python >= 3.11 and websockets >= 15.
+Prints a JSON object with the figures of the first two, which it leaves out with --idle. Then it holds idle
+connections, prints "held", and ends when its standard input does. Needs Python >= 3.11 and websockets >= 15.
 """
 
 from __future__ import annotations
@@ -77,13 +77,17 @@ def say(line: str) -> None:
     sys.stdout.flush()
 
 
-async def main() -> None:
-    clients = Clients(sys.argv[1])
+async def measure(clients: Clients) -> dict[str, dict[str, float]]:
     figures = {"handshakes": await repeat([clients.knock] * KNOCKING)}
     talking = await asyncio.gather(*(clients.open() for _n in range(TALKING)))
     figures["messages"] = await repeat([partial(clients.talk, connection) for connection in talking])
     await asyncio.gather(*(connection.close() for connection in talking))
-    say(json.dumps(figures))
+    return figures
+
+
+async def main() -> None:
+    clients = Clients(sys.argv[1])
+    say(json.dumps({} if "--idle" in sys.argv else await measure(clients)))
     idle: list[ClientConnection] = []
     while len(idle) < IDLE:
         idle += await asyncio.gather(*(clients.open() for _n in range(min(20, IDLE - len(idle)))))

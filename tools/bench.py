@@ -7,6 +7,7 @@
     python -m tools.bench handover        what it costs to move connections
     python -m tools.bench hosts           how long runs take, by the number of servers
     python -m tools.bench routers         the ways to route on one server, side by side
+    python -m tools.bench memory          what compression settings and the parts of a server take per connection
     python -m tools.bench results         nothing, but write the figures again
 
 Makes servers of its own and removes them at the end. The figures go to bench/RESULTS.md and README.md, between markers;
@@ -32,6 +33,17 @@ from typing import Any
 from tools import servers
 from tools.bench_handover import measure_handover
 from tools.bench_hosts import COUNTS, RUNS, measure_hosts
+from tools.bench_memory import (
+    CHAIN_HEAD,
+    advice,
+    chain_rows,
+    make_corpus,
+    measure_chain,
+    measure_table,
+    read_corpus,
+    table_rows,
+)
+from tools.bench_memory import HEAD as MEMORY_HEAD
 from tools.bench_picture import draw
 from tools.bench_routers import HEAD as ROUTERS_HEAD
 from tools.bench_routers import measure_routers, router_rows
@@ -46,6 +58,7 @@ INVENTORY = BUILD / "servers.yml"
 FLEET = "bench"
 SERVERS = [Host(f"server{number}", f"debian{13 - number % 2}", ()) for number in range(1, 1 + max(COUNTS))]
 CLIENT = Host("client", "client", ())
+PARTS = ["load", "handover", "hosts", "routers", "memory"]
 TAIL = 30  # lines of a log to show
 
 TRUST = "molecule/shared/trust.yml"
@@ -206,12 +219,15 @@ def measure(name: str, rate: float, held: int) -> dict[str, Any]:
             figures = measure_hosts(engine, FLEET, SERVERS, INVENTORY, play, say)
         elif name == "routers":
             figures = measure_routers(engine, FLEET, (SERVERS[1], CLIENT), INVENTORY, play, BUILD)
+        elif name == "memory":
+            figures = measure_table(make_corpus(), say)
+            figures |= measure_chain(engine, FLEET, (SERVERS[1], CLIENT), INVENTORY, play)
         else:
             servers.up(engine, FLEET, [*SERVERS[:2], CLIENT], INVENTORY)
             figures = measure_load(SERVERS[:2], rate, held)
         return {
             **figures,
-            "about": describe(engine, SERVERS[1:2] if name == "routers" else SERVERS[:2], load),
+            "about": describe(engine, SERVERS[1:2] if name in ("routers", "memory") else SERVERS[:2], load),
         }
     finally:
         servers.down(engine, FLEET)
@@ -356,6 +372,22 @@ def routers_lines(figures: Mapping[str, Any]) -> Iterator[str]:
     yield from about_lines(figures["about"])
 
 
+def settings_lines(figures: Mapping[str, Any]) -> Iterator[str]:
+    """Yield what compression settings cost and save, as Markdown."""
+    yield from table(MEMORY_HEAD, table_rows(figures["settings"]))
+    yield ""
+    yield advice(figures["settings"])
+
+
+def memory_lines(figures: Mapping[str, Any]) -> Iterator[str]:
+    """Yield that, and what the parts of a server take, as Markdown."""
+    yield from settings_lines(figures)
+    yield ""
+    yield from table(CHAIN_HEAD, chain_rows(figures["chain"]))
+    yield ""
+    yield from about_lines(figures["about"])
+
+
 def about_lines(about: Mapping[str, Any]) -> Iterator[str]:
     """Yield when, on what and of what the figures are."""
     yield (
@@ -413,6 +445,7 @@ PLACES: list[tuple[str, str, str, Callable[[Mapping[str, Any]], Iterator[str]]]]
     ("bench/RESULTS.md", "load", "load", load_lines),
     ("bench/RESULTS.md", "handover", "handover", handover_lines),
     ("bench/RESULTS.md", "hosts", "hosts", hosts_lines),
+    ("bench/RESULTS.md", "memory", "memory", memory_lines),
     ("README.md", "bench", "load", readme_lines),
     ("README.md", "routers", "routers", routers_lines),
 ]
@@ -422,15 +455,22 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument(
-        "part", nargs="?", choices=["load", "handover", "hosts", "routers", "results"], help="default: all"
-    )
+    parser.add_argument("part", nargs="?", choices=[*PARTS, "results"], help="default: all")
     parser.add_argument("--rate", type=float, default=200, help="handshakes per second (default: 200)")
     parser.add_argument("--held", type=int, default=1000, help="connections held (default: 1000)")
-    arguments = parser.parse_args()
-    parts = {None: ["load", "handover", "hosts", "routers"], "results": []}.get(
-        arguments.part, [arguments.part]
+    parser.add_argument(
+        "--corpus",
+        type=read_corpus,
+        metavar="FOLDER",
+        help="with memory: measure your messages, a file each, or a line each in files *.jsonl; nothing is written",
     )
+    arguments = parser.parse_args()
+    if arguments.corpus:
+        if arguments.part != "memory":
+            parser.error("--corpus goes with memory")
+        print("\n".join(settings_lines(measure_table(arguments.corpus, say))))
+        return 0
+    parts = {None: PARTS, "results": []}.get(arguments.part, [arguments.part])
     BUILD.mkdir(parents=True, exist_ok=True)
     try:
         figures = json.loads(FIGURES.read_text()) if FIGURES.exists() else {}

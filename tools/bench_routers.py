@@ -23,17 +23,18 @@ PORTS = {"reuse_port": 8443}
 IDLE = 1000  # as in bench/load.py
 SETTLE = 3.0  # seconds
 
-# Printed on the server: bytes used by the proxy and the processes, and sockets of each process.
+# Printed on the server: bytes used by each program, the proxy and the processes, and sockets of each process.
 LOOK = """
 import json, os
-memory, sockets = 0, {}
+memory, sockets = dict.fromkeys(("nginx", "haproxy", "wsfleet"), 0), {}
 for pid in filter(str.isdigit, os.listdir("/proc")):
     try:
         words = open(f"/proc/{pid}/cmdline").read()
-        if not ("nginx" in words or "haproxy" in words or "wsfleet" in words) or pid == str(os.getpid()):
+        program = next((name for name in memory if name in words), None)
+        if not program or pid == str(os.getpid()):
             continue
         lines = open(f"/proc/{pid}/smaps_rollup").read().splitlines()
-        memory += sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss:"))
+        memory[program] += sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss:"))
         if "wsfleet" in words:
             names = [os.readlink(f"/proc/{pid}/fd/{number}") for number in os.listdir(f"/proc/{pid}/fd")]
             sockets[pid] = sum(name.startswith("socket:") for name in names)
@@ -55,19 +56,28 @@ class Bench:
         seen: dict[str, Any] = json.loads(self.engine("exec", self.server, "python3", "-c", LOOK).stdout)
         return seen
 
-    def load(self, program: Path, url: str) -> dict[str, Any]:
+    def load(self, program: Path, url: str, *options: str) -> dict[str, Any]:
         """Have the client measure, and look at the server before and while it holds connections."""
         self.engine("cp", str(program), f"{self.client}:/root/load.py")
         before = self.look()
         process = subprocess.Popen(
-            [self.engine.name, "exec", "--interactive", self.client, "python3", "/root/load.py", url],
+            [
+                self.engine.name,
+                "exec",
+                "--interactive",
+                self.client,
+                "python3",
+                "/root/load.py",
+                url,
+                *options,
+            ],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
         )
         output, instructions = cast(IO[str], process.stdout), cast(IO[str], process.stdin)
-        figures: dict[str, Any] = json.loads(output.readline() or "{}")
-        if not figures or output.readline() != "held\n":
+        first = output.readline()
+        if not first or output.readline() != "held\n":
             process.kill()
             raise servers.ServersError(f"load.py failed against {url}: run it in {self.client} to see why")
         time.sleep(SETTLE)
@@ -75,10 +85,15 @@ class Bench:
         instructions.close()
         process.wait()
         spread = [held["sockets"][pid] - before["sockets"].get(pid, 0) for pid in held["sockets"]]
+        kib = {
+            name: round((held["memory"][name] - before["memory"][name]) / IDLE / 1024, 1)
+            for name in held["memory"]
+        }
         return {
-            **figures,
+            **json.loads(first),
             "spread": round(statistics.pstdev(spread), 1),
-            "kib_per_connection": round((held["memory"] - before["memory"]) / IDLE / 1024, 1),
+            "kib": kib,
+            "kib_per_connection": round(sum(kib.values()), 1),
         }
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tools import bench, bench_hosts, servers
+from tools import bench, bench_hosts, bench_memory, servers
 from tools.bench import BenchError, Change
 from tools.bench_picture import draw, total
 from tools.servers import Engine, Host
@@ -78,6 +78,21 @@ HANDOVER: dict[str, Any] = {
         }
     ],
     "idle": [{"loop": "uvloop", "handover": True, "kib_per_connection": 71.04, "us_per_message": 65.6}],
+    "about": ABOUT,
+}
+MEMORY: dict[str, Any] = {
+    "settings": [
+        {
+            "bits": bits,
+            "level": level,
+            "allocated_kib": kib,
+            "pss_kib": kib,
+            "bytes": 9,
+            "us_per_message": 1.0,
+        }
+        for (bits, level), (kib, *_rest) in bench_memory.PUBLISHED.items()
+    ],
+    "chain": [],
     "about": ABOUT,
 }
 LOST = proof(
@@ -406,6 +421,8 @@ def test_figures_of_the_other_part_are_kept(places: Path, monkeypatch: pytest.Mo
         asked.append((part, rate, held))
         if part == "handover":
             return HANDOVER
+        if part == "memory":
+            return MEMORY
         return figures(usual=LOST) if part == "load" else {"runs": [], "routers": [], "about": ABOUT}
 
     monkeypatch.setattr(bench, "measure", measure)
@@ -421,7 +438,7 @@ def test_figures_of_the_other_part_are_kept(places: Path, monkeypatch: pytest.Mo
     assert results.read_text() == text
     assert len(asked) == 2
     assert run(monkeypatch) == 0
-    assert [part for part, *_ in asked[2:]] == ["load", "handover", "hosts", "routers"]
+    assert [part for part, *_ in asked[2:]] == ["load", "handover", "hosts", "routers", "memory"]
 
 
 def test_what_can_t_be_measured_is_a_sentence(

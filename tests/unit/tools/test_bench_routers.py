@@ -38,13 +38,14 @@ def test_look_counts_memory_and_sockets_of_the_processes() -> None:
     )
     seen = json.loads(looked.stdout)
     assert set(seen) == {"memory", "sockets"}
+    assert set(seen["memory"]) == {"nginx", "haproxy", "wsfleet"}
 
 
 def test_figures_are_of_the_connections_held(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     looks = iter(
         [
-            {"memory": 1000 * 1024, "sockets": {"1": 3, "2": 3}},
-            {"memory": 51_000 * 1024, "sockets": {"1": 503, "2": 303}},
+            {"memory": {"nginx": 1000 * 1024, "wsfleet": 0}, "sockets": {"1": 3, "2": 3}},
+            {"memory": {"nginx": 21_000 * 1024, "wsfleet": 30_000 * 1024}, "sockets": {"1": 503, "2": 303}},
         ]
     )
     program = tmp_path / "podman"
@@ -55,7 +56,8 @@ def test_figures_are_of_the_connections_held(monkeypatch: pytest.MonkeyPatch, tm
     monkeypatch.setattr(bench_routers, "SETTLE", 0)
     monkeypatch.setattr(Bench, "look", lambda _self: next(looks))
     measured = Bench(Engine("podman"), "bench", *HOSTS).load(Path("load.py"), "wss://server2:443/")
-    assert measured == {"messages": 1, "spread": 100.0, "kib_per_connection": 50.0}
+    kib = {"nginx": 20.0, "wsfleet": 30.0}
+    assert measured == {"messages": 1, "spread": 100.0, "kib": kib, "kib_per_connection": 50.0}
 
 
 def test_load_that_fails_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
