@@ -5,10 +5,10 @@
 Each line of standard input is a JSON object with an `order` and its arguments, each line of standard output the answer:
 
     start  command, processes, site, router, environment, directives
-           Start the processes, have the slots of the site lead to them, and start the router anew. `command` is words, in
-           which {name} is the process's name and {processes} their number; with the latter there is one command in all.
-           Without a command, it is that of the processes which role ws_supervisor runs. `directives` are nginx's, instead
-           of those that the role wrote.
+           Start the processes, have the slots of the site lead to them, and start the router anew. `command` is words,
+           in which {name} is the process's name and {processes} their number; with the latter there is one command in
+           all. Without a command, it is that of the processes which role ws_supervisor runs. `directives` are nginx's,
+           instead of those that the role wrote.
     look   What processes and router have used so far: seconds of CPU, bytes of memory, and sockets of each process.
     stop   Stop the processes.
 
@@ -34,7 +34,14 @@ SLOTS = 4  # of each site
 SOCKETS = Path("/run") / APP
 FOLDER = SOCKETS / "speed"  # as that of a generation: the processes' working directory
 USER = f"ws-{APP}"
+IDENTITY: dict[str, Any] = {
+    "user": USER,
+    "group": "www-data",
+    "extra_groups": [],
+    "umask": 0,
+}  # of the processes
 NGINX = Path("/etc/nginx/conf.d")
+LOG = Path("/root/speed.log")
 TIMEOUT = 20.0  # seconds
 TICK = os.sysconf("SC_CLK_TCK")
 
@@ -79,7 +86,7 @@ def memory(pid: int) -> int:
 
 def sockets(pid: int) -> int:
     folder = Path(f"/proc/{pid}/fd")
-    return sum(os.readlink(file).startswith("socket:") for file in folder.iterdir())
+    return sum(str(file.readlink()).startswith("socket:") for file in folder.iterdir())
 
 
 def pin() -> None:
@@ -109,11 +116,11 @@ def slots(site: str, processes: int) -> dict[str, str]:
 
 
 def vary(text: str, directives: Mapping[str, str]) -> str:
-    """The configuration of a site with these directives instead of its own."""
+    """A configuration with these directives instead of its own."""
     for name in directives:
         text = re.sub(rf"^ *{re.escape(name)} .*;\n", "", text, flags=re.MULTILINE)
     lines = "".join(f"{name} {value};\n" for name, value in directives.items())
-    return f"{lines}{text}"  # on nginx's level http, for all sites
+    return f"{lines}{text}"  # of a site: on nginx's level http, for all of them
 
 
 def deployed() -> tuple[list[str], dict[str, str]]:
@@ -135,6 +142,9 @@ class Agent:
     def __init__(self) -> None:
         self.started: list[subprocess.Popen[bytes]] = []
         self.router = ""
+        # nginx counts the machine's cores, not those that it may use.
+        main = NGINX.parent / "nginx.conf"
+        main.write_text(vary(main.read_text(), {"worker_processes": "1"}))
         self.sites = {file: file.read_text() for file in NGINX.glob("wsfleet-*.conf")}
         self.command, self.environment = deployed()
 
@@ -150,7 +160,8 @@ class Agent:
         shutil.rmtree(FOLDER, ignore_errors=True)
         FOLDER.mkdir()
         shutil.chown(FOLDER, USER, "www-data")
-        log = Path(f"/tmp/speed-{APP}.log").open("wb")  # noqa: S108
+        LOG.write_bytes(b"")
+        log = LOG.open("ab")
         together = "{processes}" in command
         for name in names(1 if together else processes):
             own = [word.replace(f"{APP}_00", name) for word in self.command]
@@ -161,10 +172,7 @@ class Agent:
                     some,
                     cwd=FOLDER,
                     env=variables,
-                    user=USER,
-                    group="www-data",
-                    extra_groups=[],
-                    umask=0,
+                    **IDENTITY,
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=log,
@@ -176,7 +184,8 @@ class Agent:
             fresh.unlink(missing_ok=True)
             fresh.symlink_to(target)
             fresh.replace(SOCKETS / link)
-        self.await_sockets(processes, Path(log.name))
+        log.close()
+        self.await_sockets(processes)
         self.router = router
         for file, text in self.sites.items() if router == "nginx" else ():
             file.write_text(vary(text, directives) if file.name == f"wsfleet-{site}.conf" else text)
@@ -185,7 +194,7 @@ class Agent:
             subprocess.run(["systemctl", "restart", router], check=True)
         return {}
 
-    def await_sockets(self, processes: int, log: Path) -> None:
+    def await_sockets(self, processes: int) -> None:
         """Wait until every process listens."""
         deadline = time.monotonic() + TIMEOUT
         missing = [FOLDER / f"{name}.sock" for name in names(processes)]
@@ -193,7 +202,7 @@ class Agent:
             ended = [process for process in self.started if process.poll() is not None]
             if ended or time.monotonic() > deadline:
                 self.stop()
-                tail = "\n".join(log.read_text(errors="replace").splitlines()[-10:])
+                tail = "\n".join(LOG.read_text(errors="replace").splitlines()[-10:])
                 raise AgentError(f"{missing[0].name} isn't there; the process says:\n{tail}")
             time.sleep(0.05)
         time.sleep(0.3)  # bind and listen are two calls

@@ -4,14 +4,15 @@
 
 Each line of standard input is a JSON object with an `order` and its arguments, each line of standard output the answer:
 
-    open   url, compression, count    open connections, some messages on each; whether messages are compressed
+    open   url, window, count         open connections, some messages on each; whether messages are compressed
     talk   count, seconds             so many of them send a message when the one before has come back
     talk   count, seconds, rate       so many messages per second over all of them
     close                             close them all
-    knock  url, compression, count, seconds    so many clients open and close connections
+    knock  url, window, count, seconds    so many clients open and close connections
 
-Frames are made once and written as they are: every message is the same. What comes back is inflated and compared.
-Certificates aren't verified, which is work of the client only. Needs Python >= 3.11 and uvloop.
+`window` is the largest window for compression that clients offer, in bits, for either direction; 0 offers none. Frames
+are made once and written as they are: every message is the same. What comes back is inflated and compared. Certificates
+aren't verified, which is work of the client only. Needs Python >= 3.11 and uvloop.
 """
 
 from __future__ import annotations
@@ -34,7 +35,6 @@ import uvloop
 
 MESSAGE = json.dumps({"id": 12345, "text": "a message of some length"}).encode()
 MASK = b"\x1f\x2e\x3d\x4c"
-WINDOW_BITS = 12  # what the clients offer, so that all servers compress with windows of the same size
 OPENING = 20  # connections opened at a time
 FIRST_MESSAGES = 3  # on each connection, before it is idle
 TIMEOUT = 30.0  # seconds
@@ -53,8 +53,8 @@ def frame(first: int, payload: bytes) -> bytes:
 
 
 def compress(payload: bytes) -> bytes:
-    """Compress a message so that it can be sent at any time: it refers to none before."""
-    compressor = zlib.compressobj(wbits=-WINDOW_BITS)
+    """Compress a message so that it can be sent at any time, with any window: it refers to none before."""
+    compressor = zlib.compressobj(wbits=-9)
     return (compressor.compress(payload) + compressor.flush(zlib.Z_SYNC_FLUSH))[:-4]
 
 
@@ -66,7 +66,7 @@ BYE = frame(CLOSE, (1000).to_bytes(2, "big"))
 class Target:
     """A server, and how it is asked."""
 
-    def __init__(self, url: str, compression: bool) -> None:
+    def __init__(self, url: str, window: int) -> None:
         parts = urlsplit(url)
         self.host = parts.hostname or ""
         self.port = parts.port or (443 if parts.scheme == "wss" else 80)
@@ -75,8 +75,8 @@ class Target:
             self.tls = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
             self.tls.check_hostname = False
             self.tls.verify_mode = ssl.CERT_NONE
-        bits = f"client_max_window_bits={WINDOW_BITS}; server_max_window_bits={WINDOW_BITS}"
-        offer = f"Sec-WebSocket-Extensions: permessage-deflate; {bits}\r\n" if compression else ""
+        bits = f"client_max_window_bits={window}; server_max_window_bits={window}"
+        offer = f"Sec-WebSocket-Extensions: permessage-deflate; {bits}\r\n" if window else ""
         self.request = (
             f"GET / HTTP/1.1\r\nHost: {parts.netloc}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
             f"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n{offer}\r\n"
@@ -134,7 +134,7 @@ class Connection(asyncio.Protocol):
         self.transport = transport  # type: ignore[assignment]  # uvloop's isn't a subclass
         self.transport.write(self._request)
 
-    def connection_lost(self, exc: Exception | None) -> None:
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
         if not self.opened.done():
             self.opened.set_exception(ClientsError("the server closed during the handshake"))
         if not self.closed.done():
@@ -162,7 +162,7 @@ class Connection(asyncio.Protocol):
             self.transport.abort()
             return False
         if b"permessage-deflate" in head:
-            self._inflate = zlib.decompressobj(wbits=-WINDOW_BITS).decompress
+            self._inflate = zlib.decompressobj(wbits=-15).decompress
             self._message = MESSAGES[True]
         self.opened.set_result(None)
         return True
@@ -197,8 +197,8 @@ class Clients:
     def __init__(self) -> None:
         self.connections: list[Connection] = []
 
-    async def open(self, url: str, compression: bool, count: int) -> dict[str, Any]:
-        target = Target(url, compression)
+    async def open(self, url: str, window: int, count: int) -> dict[str, Any]:
+        target = Target(url, window)
         while len(self.connections) < count:
             some = min(OPENING, count - len(self.connections))
             self.connections += await asyncio.gather(*(target.open() for _n in range(some)))
@@ -287,8 +287,8 @@ class Clients:
         self.connections.clear()
         return {}
 
-    async def knock(self, url: str, compression: bool, count: int, seconds: float) -> dict[str, Any]:
-        target = Target(url, compression)
+    async def knock(self, url: str, window: int, count: int, seconds: float) -> dict[str, Any]:
+        target = Target(url, window)
         times: list[float] = []
         failures: Counter[str] = Counter()
         began = time.perf_counter()
