@@ -26,6 +26,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -85,8 +86,11 @@ def memory(pid: int) -> int:
 
 
 def sockets(pid: int) -> int:
-    folder = Path(f"/proc/{pid}/fd")
-    return sum(str(file.readlink()).startswith("socket:") for file in folder.iterdir())
+    count = 0
+    for file in Path(f"/proc/{pid}/fd").iterdir():
+        with suppress(OSError):  # it has been closed
+            count += str(file.readlink()).startswith("socket:")
+    return count
 
 
 def pin() -> None:
