@@ -476,12 +476,19 @@ def main() -> int:
     speed.add_argument("--rounds", type=int, default=0, help=f"default: {bench_speed.ROUNDS}, quick 1")
     speed.add_argument("--quick", action="store_true", help="one short round, to see whether it works")
     arguments = parser.parse_args()
+    trial = bool(arguments.rows or arguments.quick)
+    if trial and arguments.part != "speed":
+        parser.error("--rows and --quick are for speed")
     parts = {None: PARTS, "results": []}.get(arguments.part, [arguments.part])
     BUILD.mkdir(parents=True, exist_ok=True)
     try:
         figures = json.loads(FIGURES.read_text()) if FIGURES.exists() else {}
         for part in parts:
-            figures[part] = measure(part, arguments)
+            measured = measure(part, arguments)
+            if trial:  # nothing to publish
+                say("\n".join(["", *speed_lines(measured)]))
+                return 0
+            figures[part] = measured
             FIGURES.write_text(json.dumps(figures, indent=1) + "\n")
         write_results(figures)
     except (BenchError, bench_speed.SpeedError, servers.ServersError) as error:

@@ -209,7 +209,7 @@ def choose(names: Sequence[str]) -> list[Row]:
 class Effort:
     """How much is done for a row in a round."""
 
-    seconds: float = 1.5
+    seconds: float = 1.2
     warm: float = 0.3
     held: int = 500  # connections whose memory is measured
     talking: int = 100  # of them, those that send messages
@@ -498,23 +498,22 @@ def judge(speed: Mapping[str, Any]) -> Iterator[str]:
 
 @dataclass(frozen=True)
 class Choice:
-    """A default of the roles, the row that has it, and those that have the alternatives."""
+    """A default of the roles, and the rows with the alternatives, whose base has the default."""
 
     setting: str
     value: str
-    row: str
     others: tuple[str, ...]
 
 
 CHOICES = (
-    Choice("event loop, `WS_LOOP`", "asyncio", "asyncio", ("uvloop",)),
-    Choice("`ws_app_compression`", "balanced", "default", ("memory", "ratio", "off")),
-    Choice("`ws_supervisor_processes`", "auto, one per core", "default", ("two_processes", "four_processes")),
-    Choice("`ws_router`", "nginx", "default", ("haproxy", "reuse_port")),
-    Choice("nginx's `ssl_buffer_size`", "nginx's own, 16k", "default", ("small_records",)),
-    Choice("nginx's `proxy_buffer_size`", "nginx's own, 4k", "default", ("small_buffers",)),
-    Choice("key of a certificate, `ws_tls`", "P-256", "default", ("rsa",)),
-    Choice("Python", "the system's", "default", ("python311",)),
+    Choice("event loop, `WS_LOOP`", "the runner's own", ("asyncio", "uvloop")),
+    Choice("`ws_app_compression`", "balanced", ("memory", "ratio", "off")),
+    Choice("`ws_supervisor_processes`", "auto", ("two_processes", "four_processes")),
+    Choice("`ws_router`", "nginx", ("haproxy", "reuse_port")),
+    Choice("nginx's `ssl_buffer_size`", "nginx's own, 16k", ("small_records",)),
+    Choice("nginx's `proxy_buffer_size`", "nginx's own, 4k", ("small_buffers",)),
+    Choice("key of a certificate, `ws_tls`", "P-256", ("rsa",)),
+    Choice("Python", "3.13, Debian 13's", ("python311",)),
 )
 CHOICES_HEAD = [
     "default",
@@ -530,21 +529,12 @@ CHOICES_HEAD = [
 
 def choice_rows(speed: Mapping[str, Any]) -> Iterator[list[str]]:
     """Yield what each alternative to a default would change, as ratios to the row with the default."""
+    columns = ("messages_per_core", "handshakes_per_core", "p99_ms", "kib")
     for choice in CHOICES:
-        for other in choice.others:
-            if not {choice.row, other} <= set(speed["rows"]):
-                continue
-            ours, theirs = speed["rows"][choice.row], speed["rows"][other]
-            yield [
-                choice.setting,
-                choice.value,
-                f"`{choice.row}`",
-                f"`{other}`",
-                *(
-                    f"{theirs[name] / ours[name]:.2f}" if ours[name] else ""
-                    for name in ("messages_per_core", "handshakes_per_core", "p99_ms", "kib")
-                ),
-            ]
+        for name in choice.others:
+            if figures := speed["rows"].get(name):
+                ratios = [ratio(figures, column) for column in columns]
+                yield [choice.setting, choice.value, f"`{BY_NAME[name].base}`", f"`{name}`", *ratios]
 
 
 def notes(speed: Mapping[str, Any]) -> Iterator[str]:

@@ -435,3 +435,22 @@ def test_what_can_t_be_measured_is_a_sentence(
     monkeypatch.setattr(bench, "measure", fail)
     assert run(monkeypatch, "load") == 1
     assert capsys.readouterr().err == "bench: site.yml failed\n"
+
+
+def test_some_rows_or_a_quick_run_are_printed_not_published(
+    places: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    wanted: list[argparse.Namespace] = []
+
+    def measure(_part: str, arguments: argparse.Namespace) -> dict[str, Any]:
+        wanted.append(arguments)
+        return {"rows": {}, "errors": {"node": "no"}, "peers": {}, "rounds": 1, "about": ABOUT}
+
+    monkeypatch.setattr(bench, "measure", measure)
+    assert run(monkeypatch, "speed", "--rows", "node,uvicorn", "--rounds", "2") == 0
+    assert (wanted[0].rows, wanted[0].rounds, wanted[0].quick) == (["node", "uvicorn"], 2, False)
+    assert "`node` couldn't be measured: no" in capsys.readouterr().out
+    assert not (places / "figures.json").exists()
+    assert "old speed" in (places / "bench" / "RESULTS.md").read_text()
+    with pytest.raises(SystemExit):
+        run(monkeypatch, "load", "--quick")
