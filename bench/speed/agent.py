@@ -20,6 +20,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import resource
 import shutil
 import signal
 import subprocess
@@ -35,12 +36,13 @@ SLOTS = 4  # of each site
 SOCKETS = Path("/run") / APP
 FOLDER = SOCKETS / "speed"  # as that of a generation: the processes' working directory
 USER = f"ws-{APP}"
+# Of the processes.
 IDENTITY: dict[str, Any] = {
     "user": USER,
     "group": "www-data",
-    "extra_groups": [],
+    "extra_groups": [USER],  # which may read the key
     "umask": 0,
-}  # of the processes
+}
 NGINX = Path("/etc/nginx/conf.d")
 LOG = Path("/root/speed.log")
 TIMEOUT = 20.0  # seconds
@@ -246,6 +248,8 @@ class Agent:
 
 
 def main() -> None:
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))  # as the roles have it
     pin()
     try:
         agent = Agent()

@@ -71,7 +71,9 @@ def test_clients_talk_and_knock(window: int) -> None:
 def test_server_that_negotiates_no_compression_is_told() -> None:
     async def measure() -> None:
         async with serving(compression=None) as url:
-            assert await Clients().open(url, 12, 2) == {"compressed": False}
+            some = Clients()
+            assert await some.open(url, 12, 2) == {"compressed": False}
+            await some.close()
 
     run(measure())
 
@@ -86,8 +88,10 @@ def test_every_message_is_received_as_it_was_sent() -> None:
 
     async def measure() -> None:
         async with serving(keep) as url:
-            await Clients().open(url, 9, 1)  # a small window
-            await Clients().open(url, 0, 1)
+            for window in (9, 0):
+                some = Clients()
+                await some.open(url, window, 1)
+                await some.close()
 
     run(measure())
     assert received == [clients.MESSAGE.decode()] * 2 * clients.FIRST_MESSAGES
