@@ -163,6 +163,7 @@ class Agent:
         environment: Mapping[str, str],
         directives: Mapping[str, str],
     ) -> dict[str, Any]:
+        self.stop()  # what an order that failed has left
         shutil.rmtree(FOLDER, ignore_errors=True)
         FOLDER.mkdir()
         shutil.chown(FOLDER, USER, "www-data")
