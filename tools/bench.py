@@ -8,6 +8,7 @@
     python -m tools.bench hosts           how long runs take, by the number of servers
     python -m tools.bench routers         what a restart loses, by the way to route on a server
     python -m tools.bench speed           the chain beside its variants and its peers
+    python -m tools.bench memory          what compression settings and the parts of a server take per connection
     python -m tools.bench results         nothing, but write the figures again
 
 Makes servers of its own and removes them at the end. The figures go to bench/RESULTS.md and README.md, between markers;
@@ -33,6 +34,17 @@ from typing import Any
 from tools import bench_speed, servers
 from tools.bench_handover import measure_handover
 from tools.bench_hosts import COUNTS, RUNS, measure_hosts
+from tools.bench_memory import (
+    CHAIN_HEAD,
+    advice,
+    chain_rows,
+    make_corpus,
+    measure_chain,
+    measure_table,
+    read_corpus,
+    table_rows,
+)
+from tools.bench_memory import HEAD as MEMORY_HEAD
 from tools.bench_page import page
 from tools.bench_picture import draw
 from tools.bench_routers import measure_routers
@@ -47,6 +59,7 @@ INVENTORY = BUILD / "servers.yml"
 FLEET = "bench"
 SERVERS = [Host(f"server{number}", f"debian{13 - number % 2}", ()) for number in range(1, 1 + max(COUNTS))]
 CLIENT = Host("client", "client", ())
+PARTS = ["load", "speed", "handover", "memory", "hosts", "routers"]
 TAIL = 30  # lines of a log to show
 PACKAGES = [
     "nginx",
@@ -221,12 +234,15 @@ def measure(name: str, wanted: argparse.Namespace) -> dict[str, Any]:
             figures = bench_speed.measure_speed(
                 engine, FLEET, INVENTORY, play, say, wanted.rows, rounds, effort
             )
+        elif name == "memory":
+            figures = measure_table(make_corpus(), say)
+            figures |= measure_chain(engine, FLEET, (SERVERS[1], CLIENT), INVENTORY, play)
         else:
             servers.up(engine, FLEET, [*SERVERS[:2], CLIENT], INVENTORY)
             figures = measure_load(SERVERS[:2], wanted.rate, wanted.held)
         return {
             **figures,
-            "about": describe(engine, SERVERS[1:2] if name == "routers" else SERVERS[:2], load),
+            "about": describe(engine, SERVERS[1:2] if name in ("routers", "memory") else SERVERS[:2], load),
         }
     finally:
         servers.down(engine, FLEET)
@@ -394,6 +410,22 @@ def speed_page(figures: Mapping[str, Any]) -> str:
     return page("Speed of the chain", sentences, tables, [*about_lines(figures["about"])])
 
 
+def settings_lines(figures: Mapping[str, Any]) -> Iterator[str]:
+    """Yield what compression settings cost and save, as Markdown."""
+    yield from table(MEMORY_HEAD, table_rows(figures["settings"]))
+    yield ""
+    yield advice(figures["settings"])
+
+
+def memory_lines(figures: Mapping[str, Any]) -> Iterator[str]:
+    """Yield that, and what the parts of a server take, as Markdown."""
+    yield from settings_lines(figures)
+    yield ""
+    yield from table(CHAIN_HEAD, chain_rows(figures["chain"]))
+    yield ""
+    yield from about_lines(figures["about"])
+
+
 def about_lines(about: Mapping[str, Any]) -> Iterator[str]:
     """Yield when, on what and of what the figures are."""
     yield (
@@ -454,12 +486,11 @@ PLACES: list[tuple[str, str, tuple[str, ...], Callable[..., Iterator[str]]]] = [
     ("bench/RESULTS.md", "load", ("load",), load_lines),
     ("bench/RESULTS.md", "speed", ("speed",), speed_lines),
     ("bench/RESULTS.md", "handover", ("handover",), handover_lines),
+    ("bench/RESULTS.md", "memory", ("memory",), memory_lines),
     ("bench/RESULTS.md", "hosts", ("hosts",), hosts_lines),
     ("README.md", "bench", ("load",), readme_lines),
     ("README.md", "routers", ("speed", "routers"), routers_lines),
 ]
-
-PARTS = ["load", "speed", "handover", "hosts", "routers"]
 
 
 def main() -> int:
@@ -475,10 +506,21 @@ def main() -> int:
     )
     speed.add_argument("--rounds", type=int, default=0, help=f"default: {bench_speed.ROUNDS}, quick 1")
     speed.add_argument("--quick", action="store_true", help="one short round, to see whether it works")
+    parser.add_argument(
+        "--corpus",
+        type=read_corpus,
+        metavar="FOLDER",
+        help="with memory: measure your messages, a file each, or a line each in files *.jsonl; nothing is written",
+    )
     arguments = parser.parse_args()
     trial = bool(arguments.rows or arguments.quick)
     if trial and arguments.part != "speed":
-        parser.error("--rows and --quick are for speed")
+        parser.error("--rows and --quick go with speed")
+    if arguments.corpus:
+        if arguments.part != "memory":
+            parser.error("--corpus goes with memory")
+        print("\n".join(settings_lines(measure_table(arguments.corpus, say))))
+        return 0
     parts = {None: PARTS, "results": []}.get(arguments.part, [arguments.part])
     BUILD.mkdir(parents=True, exist_ok=True)
     try:

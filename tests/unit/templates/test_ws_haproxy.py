@@ -10,14 +10,11 @@ from typing import Any
 
 import pytest
 from ansible.parsing.dataloader import DataLoader
-from ansible.plugins.loader import init_plugin_loader
 from ansible.template import Templar
 
 ROLES = Path(__file__).resolve().parents[3] / "roles"
 APP = "conf.d/wsfleet-echo.cfg"
 TWO = [{"name": "a", "address": "192.0.2.1"}, {"name": "b", "address": "2001:db8::2", "port": 8443}]
-
-init_plugin_loader()
 
 
 def render(role: str, name: str, inputs: dict[str, Any]) -> Any:

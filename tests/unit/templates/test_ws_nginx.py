@@ -12,13 +12,10 @@ from typing import Any
 
 import pytest
 from ansible.parsing.dataloader import DataLoader
-from ansible.plugins.loader import init_plugin_loader
 from ansible.template import Templar
 
 ROLE = Path(__file__).resolve().parents[3] / "roles/ws_nginx"
 SITE = "conf.d/wsfleet-echo.conf"
-
-init_plugin_loader()
 
 
 def render(name: str, inputs: dict[str, Any]) -> Any:

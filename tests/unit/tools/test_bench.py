@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tools import bench, bench_hosts, bench_speed, servers
+from tools import bench, bench_hosts, bench_memory, bench_speed, servers
 from tools.bench import BenchError, Change
 from tools.bench_picture import draw, total
 from tools.servers import Engine, Host
@@ -79,6 +79,21 @@ HANDOVER: dict[str, Any] = {
         }
     ],
     "idle": [{"loop": "uvloop", "handover": True, "kib_per_connection": 71.04, "us_per_message": 65.6}],
+    "about": ABOUT,
+}
+MEMORY: dict[str, Any] = {
+    "settings": [
+        {
+            "bits": bits,
+            "level": level,
+            "allocated_kib": kib,
+            "pss_kib": kib,
+            "bytes": 9,
+            "us_per_message": 1.0,
+        }
+        for (bits, level), (kib, *_rest) in bench_memory.PUBLISHED.items()
+    ],
+    "chain": [],
     "about": ABOUT,
 }
 LOST = proof(
@@ -408,6 +423,8 @@ def test_figures_of_the_other_part_are_kept(places: Path, monkeypatch: pytest.Mo
             return HANDOVER
         if part == "speed":
             return {"rows": {}, "errors": {}, "peers": {}, "rounds": 1, "about": ABOUT}
+        if part == "memory":
+            return MEMORY
         return figures(usual=LOST) if part == "load" else {"runs": [], "routers": [], "about": ABOUT}
 
     monkeypatch.setattr(bench, "measure", measure)
