@@ -30,11 +30,10 @@ from websockets.frames import Frame, Opcode
 
 from plugins.module_utils.memory import COMPRESSION, estimate
 from tools import servers
-from tools.bench_routers import ROUTERS, Bench
+from tools.bench_held import measure_held
 from tools.servers import Host
 
 SERVER = servers.ROOT / "bench" / "memory.py"
-LOAD = servers.ROOT / "bench" / "load.py"
 CONNECTIONS = 200
 FILLING = 48 * 1024  # bytes that each connection echoes: more than the largest window
 SOCKETS = 4000  # pairs
@@ -265,15 +264,16 @@ def measure_chain(
     for router in ("nginx", "haproxy"):
         servers.down(engine, fleet)
         servers.up(engine, fleet, hosts, inventory)
-        variables = {**ROUTERS[router], "ws_app_version": "v0"}
+        variables = {"ws_router": router, "ws_app_version": "v0"}
         play(f"memory-{router}-site", "playbooks/site.yml", [host], variables)
         play(f"memory-{router}-trust", "molecule/shared/trust.yml", [client], {})
-        measured = Bench(engine, fleet, host, client).load(LOAD, f"wss://{host.name}/", "--idle")
+        server, clients = (servers.container(fleet, each.name) for each in (host, client))
+        kib = measure_held(engine, server, clients, f"wss://{host.name}/")
         rows.append(
             {
                 "router": router,
-                "process_kib": measured["kib"]["wsfleet"],
-                "proxy_kib": measured["kib"][router],
+                "process_kib": kib["wsfleet"],
+                "proxy_kib": kib[router],
                 "kernel_kib": round(kernel / 1024, 1),
             }
         )

@@ -304,7 +304,8 @@ class Limits:
             )
             for slot in self._slots
         ]
-        return max((each.connection_bytes for each in found if each), default=EDGE_BYTES.get(router, 0))
+        each: int = max((each.connection_bytes for each in found if each), default=EDGE_BYTES.get(router, 0))
+        return each
 
     def _find_workers(self) -> list[int]:
         titles = {pid: self.kernel.title(pid) for pid in self.kernel.pids()}

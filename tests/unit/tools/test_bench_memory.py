@@ -30,7 +30,6 @@ from tools.bench_memory import (
     read_corpus,
     table_rows,
 )
-from tools.bench_routers import Bench
 from tools.servers import Engine, Host
 
 HOSTS = (Host("server2", "debian13", ()), Host("client", "client", ()))
@@ -115,14 +114,14 @@ def test_the_chain_is_measured_with_each_proxy(monkeypatch: pytest.MonkeyPatch, 
         played.append((name, variables.get("ws_router")))
         return 1.0
 
-    def load(_self: Bench, _program: Path, *options: str) -> Mapping[str, Any]:
-        assert options == ("wss://server2/", "--idle")
-        return {"kib": {"nginx": 45.0, "haproxy": 20.0, "wsfleet": 59.0}}
+    def held(_engine: Engine, server: str, client: str, url: str) -> Mapping[str, float]:
+        assert (server, client, url) == ("wsfleet-bench-server2", "wsfleet-bench-client", "wss://server2/")
+        return {"nginx": 45.0, "haproxy": 20.0, "wsfleet": 59.0}
 
     monkeypatch.setattr(servers, "down", lambda *_: None)
     monkeypatch.setattr(servers, "up", lambda *_: None)
     monkeypatch.setattr(bench_memory, "measure_kernel", lambda: 8600.0)
-    monkeypatch.setattr(Bench, "load", load)
+    monkeypatch.setattr(bench_memory, "measure_held", held)
     measured = measure_chain(Engine("podman"), "bench", HOSTS, tmp_path / "servers.yml", play)
     assert measured["chain"] == [
         {"router": "nginx", "process_kib": 59.0, "proxy_kib": 45.0, "kernel_kib": 8.4},
