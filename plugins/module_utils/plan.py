@@ -116,7 +116,7 @@ def memory_room(figures: Mapping[str, Any], use: float) -> float:
     if not total or not each:
         return math.inf
     base = SIDE_BY_SIDE * figures["processes"] * (figures.get("memory_bytes_per_process") or 0)
-    return max(0.0, (use * total - base) / each)
+    return max(0.0, float((use * total - base) / each))
 
 
 def memory_needed(figures: Mapping[str, Any], connections: float, processes: int) -> int | None:
@@ -124,7 +124,7 @@ def memory_needed(figures: Mapping[str, Any], connections: float, processes: int
     if not figures.get("memory_bytes_per_connection"):
         return None
     base = SIDE_BY_SIDE * processes * (figures.get("memory_bytes_per_process") or 0)
-    return round(connections * figures["memory_bytes_per_connection"] + base)
+    return int(connections * figures["memory_bytes_per_connection"] + base)
 
 
 def seconds_to_reconnect(
@@ -134,4 +134,5 @@ def seconds_to_reconnect(
     rate = figures.get("handshakes_per_second")
     if not rate:
         return None
-    return round(connections / servers * (servers - left) / (left * rate), 1)
+    seconds = connections / servers * (servers - left) / (left * float(rate))
+    return round(seconds, 1)
