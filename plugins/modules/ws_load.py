@@ -52,8 +52,8 @@ options:
   scenario:
     description:
       - What each client does, a list of steps.
-      - "C(connect), only as the first: a dictionary of C(path), C(headers), C(subprotocols), a list, and C(compression),
-        a boolean that is V(true) by default, as browsers offer it."
+      - "C(connect), only as the first: a dictionary of C(path), C(headers), C(subprotocols), a list, and
+        C(compression), a boolean that is V(true) by default, as browsers offer it."
       - C(say), the text of a message. C({client}) and C({count}) in it become the client's number and the message's.
       - C(expect), a text that a message of the server contains, or C(regex) with a pattern. Other messages are passed
         over. The time from C(say) to C(expect) is measured.
@@ -263,7 +263,7 @@ def main() -> None:
         scenario = parse(options["scenario"] or ECHO)
         if options["origin"]:
             scenario.headers.setdefault("Origin", options["origin"])
-        where = target(options)
+        where: Target = target(options)
         sizes = {name: options[name] for name in ("mode", "connections", "seconds", "processes", "timeout")}
         load = Load(where, scenario, **sizes)
         if not module.check_mode:
