@@ -13,8 +13,8 @@ version_added: 0.1.0
 short_description: Say with how many connections a ramp goes on
 positional: start, most, limits
 description:
-  - Doubles the connections until a stage passes a limit, then goes between the last that was good and the first that was
-    not, until these are within 15 percent. Ends when the load generator was too slow, and after 12 stages.
+  - Doubles the connections until a stage passes a limit, then goes between the last that was good and the first that
+    was not, until these are within 15 percent. Ends when the load generator was too slow, and after 12 stages.
 options:
   _input:
     description: The stages so far, each with C(load) of M(wsfleet.websockets.ws_load) and C(host) of

@@ -26,7 +26,6 @@ GENERATOR_FULL = 80.0  # percent of a processor above which the generator's own 
 GENERATOR_LATE = 0.25  # part of the limit for answers by which the generator may be late itself
 MEMORY_FULL = 0.05  # part of a server's memory that must be available
 FILES_FULL = 95.0  # percent of the open files that a process may have
-OTHERS = 1.05  # connections of the app for each one of ours, above which others use it
 GENERATOR = "the load generator"
 
 
@@ -34,9 +33,9 @@ def passed(stage: Stage, limits: Mapping[str, float]) -> list[str]:
     """Return what passed its limit in a stage, a sentence each; nothing when it was good."""
     load, host = stage["load"], stage["host"]
     found = []
-    if load["failed"] > FAILED * load["connections"]:
+    if load["failed_clients"] > FAILED * load["connections"]:
         causes = ", ".join(f"{name} ({count:,})" for name, count in load["failures"].items())
-        found.append(f"{load['failed']:,} of {load['connections']:,} clients failed: {causes}")
+        found.append(f"{load['failed_clients']:,} of {load['connections']:,} clients failed: {causes}")
     p99 = (load["answer_ms"] or {}).get("p99")
     if p99 is not None and p99 > limits["p99_ms"]:
         found.append(f"1 % of the answers took more than {p99:,.0f} ms, allowed are {limits['p99_ms']:g} ms")
@@ -50,7 +49,7 @@ def passed(stage: Stage, limits: Mapping[str, float]) -> list[str]:
 def saturated(stage: Stage, limits: Mapping[str, float]) -> str:
     """Return what a stage has used up; empty when nothing shows."""
     load, host = stage["load"], stage["host"]
-    if load["failed"]:
+    if load["failed_clients"]:
         # What names itself needs no guessing.
         if host["app"]["max_connections"] and "HTTP 503" in load["failures"]:
             return "ws_app_max_connections"
@@ -80,13 +79,6 @@ def generator_bound(stage: Stage, limits: Mapping[str, float]) -> bool:
         or generator["host_cpu_percent"] >= HOST_FULL
         or (generator["lag_ms"] or 0) > GENERATOR_LATE * limits["p99_ms"]
     )
-
-
-def others(stage: Stage) -> int:
-    """Return how many connections the app has that aren't of the load; 0 for few that may be on their way."""
-    count = int(stage["host"]["app"]["connections"])
-    ours = int(stage["load"]["opened"])
-    return count - ours if count > OTHERS * ours + 10 else 0
 
 
 def following(stages: Sequence[Stage], start: int, most: int, limits: Mapping[str, float]) -> int:

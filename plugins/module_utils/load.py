@@ -634,8 +634,10 @@ class Load:
         # All handshakes one after the other, and then some.
         self.patience = timeout + 30 + connections / 20
 
-    def run(self, ready: Callable[[], None] = lambda: None) -> dict[str, Any]:
-        """Make the load, call `ready` when all clients play, and return what they saw."""
+    def run(
+        self, ready: Callable[[], None] = lambda: None, stopped: Callable[[], bool] = lambda: False
+    ) -> dict[str, Any]:
+        """Make the load, call `ready` when all clients play, go on until `stopped`, and return what they saw."""
         with contextlib.ExitStack() as stack:
             controls: list[socket.socket] = []
             for index in range(self.processes):
@@ -650,10 +652,13 @@ class Load:
             time.sleep(max(0.0, moments["measure"] - time.monotonic()))
             ready()
             before = _host_ticks()
-            time.sleep(max(0.0, moments["end"] - time.monotonic()))
+            while (end := time.monotonic()) < moments["end"] and not stopped():
+                time.sleep(min(BEAT, moments["end"] - end))
+            for control in controls:
+                control.sendall(json.dumps({"end": end}).encode())
             host = _busy(before, _host_ticks())
             found = [_hear(control, self.timeout + 10) for control in controls]
-            return self._sum(found, host, begin - opening)
+            return self._sum(found, host, begin - opening, end - moments["measure"])
 
     @contextlib.contextmanager
     def _fork(self, index: int, others: list[socket.socket]) -> Any:
@@ -678,7 +683,9 @@ class Load:
             ours.close()
             os.waitpid(pid, 0)
 
-    def _sum(self, found: list[dict[str, Any]], host: float, opening: float) -> dict[str, Any]:
+    def _sum(
+        self, found: list[dict[str, Any]], host: float, opening: float, seconds: float
+    ) -> dict[str, Any]:
         counts = {
             name: sum(part[name] for part in found)
             for name in ("opened", "said", "answered", "received", "knocked")
@@ -698,18 +705,18 @@ class Load:
             "connections": self.connections,
             "opened": counts["opened"],
             "opening_seconds": round(opening, 1),
-            "failed": failures.total(),
+            "failed_clients": failures.total(),
             "failures": dict(failures),
-            "seconds": self.seconds,
-            "handshakes_per_second": round(counts["knocked"] / self.seconds, 1),
+            "seconds": round(seconds, 1),
+            "handshakes_per_second": round(counts["knocked"] / seconds, 1),
             "handshake_ms": times["handshakes"].milliseconds(),
-            "messages_per_second": round(counts["said"] / self.seconds, 1),
-            "answers_per_second": round(counts["answered"] / self.seconds, 1),
-            "received_per_second": round(counts["received"] / self.seconds, 1),
+            "messages_per_second": round(counts["said"] / seconds, 1),
+            "answers_per_second": round(counts["answered"] / seconds, 1),
+            "received_per_second": round(counts["received"] / seconds, 1),
             "answer_ms": times["answers"].milliseconds(),
             "generator": {
                 "processes": self.processes,
-                "cpu_percent": round(100 * max(cpu) / self.seconds, 1),
+                "cpu_percent": round(100 * max(cpu) / seconds, 1),
                 "host_cpu_percent": round(host, 1),
                 "cpu_us_per_message": round(1e6 * sum(cpu) / counts["said"], 1) if counts["said"] else None,
                 "lag_ms": lags["p99"] if lags else None,

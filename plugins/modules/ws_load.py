@@ -15,7 +15,7 @@ description:
   - It costs as little per message as the fastest libraries, in as many processes as O(processes), and says in
     RV(generator) whether it was itself too slow, so that what it measured is in doubt.
   - Measuring begins one second after all connections are open. All of them are closed at the end, with code 1000.
-  - It ends by itself after O(seconds); its processes end when it is killed.
+  - It ends by itself after O(seconds). Its processes end when it is killed.
   - Every handshake is a complete one, TLS sessions are not resumed.
   - It is meant for servers that serve nobody else. Playbook C(capacity) sees to that.
 author:
@@ -75,7 +75,7 @@ options:
     type: int
     required: true
   seconds:
-    description: Seconds to measure, 1 to 600.
+    description: Seconds to measure, 1 to 600, unless O(stop_file) ends it before.
     type: int
     default: 10
   processes:
@@ -88,6 +88,9 @@ options:
     default: 10
   ready_file:
     description: File to make when measuring begins, or when it failed. It must not exist.
+    type: path
+  stop_file:
+    description: File that somebody else makes to have it stop. It must not exist yet.
     type: path
 """
 
@@ -124,7 +127,7 @@ opening_seconds:
   description: Seconds that it took to open them.
   returned: success
   type: float
-failed:
+failed_clients:
   description: Clients whose handshake failed, or whose connection was closed or not answered.
   returned: success
   type: int
@@ -134,9 +137,9 @@ failures:
   type: dict
   sample: {HTTP 503: 40}
 seconds:
-  description: O(seconds).
+  description: Seconds that were measured.
   returned: success
-  type: int
+  type: float
 handshakes_per_second:
   description: Handshakes completed per second, with O(mode=knock).
   returned: success
@@ -251,13 +254,13 @@ def main() -> None:
             "processes": {"type": "int", "default": 0},
             "timeout": {"type": "int", "default": 10},
             "ready_file": {"type": "path"},
+            "stop_file": {"type": "path"},
         },
         supports_check_mode=True,
     )
     options = module.params
-    ready = (
-        Path(options["ready_file"]).touch if options["ready_file"] and not module.check_mode else lambda: None
-    )
+    ready = Path(options["ready_file"]) if options["ready_file"] and not module.check_mode else None
+    stop = Path(options["stop_file"]) if options["stop_file"] else None
     result: dict[str, t.Any] = {}
     try:
         scenario = parse(options["scenario"] or ECHO)
@@ -268,13 +271,14 @@ def main() -> None:
         load = Load(where, scenario, **sizes)
         if not module.check_mode:
             where.host = find_address(where.host, where.port, options["timeout"])
-            result = load.run(ready)
+            result = load.run(ready.touch if ready else lambda: None, stop.exists if stop else lambda: False)
     except (LoadError, ScenarioError) as error:
         module.fail_json(msg=str(error))
     finally:
         # Whoever waits for it must not wait in vain.
-        with contextlib.suppress(OSError):
-            ready()
+        if ready:
+            with contextlib.suppress(OSError):
+                ready.touch()
     module.exit_json(changed=False, **result)
 
 

@@ -119,8 +119,8 @@ memory_available_bytes:
   type: int
 lag_ms:
   description:
-    - Milliseconds by which the event loop of the worst process was late, at most, 99 times in 100; null where its metrics
-      don't say.
+    - Milliseconds by which the event loop of the worst process was late, at most, 99 times in 100; null where its
+      metrics don't say.
     - It is the bound of a bucket of C(ws_event_loop_lag_seconds).
   returned: success
   type: float

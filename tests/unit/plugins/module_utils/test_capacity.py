@@ -17,7 +17,6 @@ from ansible_collections.wsfleet.websockets.plugins.module_utils.capacity import
     following,
     generator_bound,
     judge,
-    others,
     passed,
     saturated,
 )
@@ -62,7 +61,7 @@ class Host:
                 "mode": mode,
                 "connections": connections,
                 "opened": opened,
-                "failed": connections - opened,
+                "failed_clients": connections - opened,
                 "failures": failures,
                 "messages_per_second": min(rate, rate / max(over / 100, 1)),
                 "handshakes_per_second": 0,
@@ -193,7 +192,11 @@ def test_each_limit_is_said() -> None:
     stage = Host().stage("play", 100)
     assert passed(stage, LIMITS) == []
     assert saturated(stage, LIMITS) == ""
-    stage["load"] |= {"failed": 3, "failures": {"cut": 3}, "answer_ms": {"p50": 1, "p99": 101, "max": 200}}
+    stage["load"] |= {
+        "failed_clients": 3,
+        "failures": {"cut": 3},
+        "answer_ms": {"p50": 1, "p99": 101, "max": 200},
+    }
     stage["host"] |= {"lag_ms": 51, "memory_available_bytes": MIB}
     assert passed(stage, LIMITS) == [
         "3 of 100 clients failed: cut (3)",
@@ -221,10 +224,3 @@ def test_what_is_used_up(part: tuple[str, ...], value: float, name: str) -> None
     where[part[-1]] = value
     assert saturated(stage, LIMITS) == name
     assert generator_bound(stage, LIMITS) == (name == GENERATOR)
-
-
-def test_clients_of_others_are_noticed() -> None:
-    stage = Host().stage("play", 100)
-    assert others(stage) == 0
-    stage["host"]["app"]["connections"] = 140
-    assert others(stage) == 40

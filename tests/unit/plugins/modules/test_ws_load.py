@@ -30,7 +30,7 @@ def run(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Any:
 
 def test_success(run: Any, url: str, tmp_path: Path) -> None:
     code, result = run(url=url)
-    assert (code, result["changed"], result["failed"]) == (0, False, 0)
+    assert (code, result["changed"], result["failed_clients"]) == (0, False, 0)
     assert (tmp_path / "ready").exists()
     documented = yaml.safe_load(ws_load.RETURN)
     assert set(documented) == set(result) - {"changed", "invocation"}
