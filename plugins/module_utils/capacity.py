@@ -26,6 +26,7 @@ GENERATOR_FULL = 80.0  # percent of a processor above which the generator's own 
 GENERATOR_LATE = 0.25  # part of the limit for answers by which the generator may be late itself
 MEMORY_FULL = 0.05  # part of a server's memory that must be available
 FILES_FULL = 95.0  # percent of the open files that a process may have
+BUSY = 20.0  # percent of a processor below which what a message costs is mostly what a quiet app costs
 GENERATOR = "the load generator"
 
 
@@ -133,7 +134,9 @@ def judge(
         "memory_bytes_per_connection": _memory(quiet, base),
         "app_cpu_us_per_message": _cpu(best, "app"),
         "router_cpu_us_per_message": _cpu(best, "router"),
-        "generator_cpu_us_per_message": best["load"]["generator"]["cpu_us_per_message"] if best else None,
+        "generator_cpu_us_per_message": (
+            best["load"]["generator"]["cpu_us_per_message"] if best and _cpu(best, "app") else None
+        ),
     }
     return {
         "figures": figures,
@@ -172,7 +175,11 @@ def _memory(stage: Stage | None, base: int) -> int | None:
 
 
 def _cpu(stage: Stage | None, part: str) -> float | None:
-    if stage is None or not stage["load"]["messages_per_second"]:
+    if (
+        stage is None
+        or not stage["load"]["messages_per_second"]
+        or stage["host"]["app"]["cpu_percent"] < BUSY
+    ):
         return None
     return round(
         1e4 * float(stage["host"][part]["cpu_percent"]) / float(stage["load"]["messages_per_second"]), 1

@@ -55,6 +55,7 @@ BOUNDS = {
 OPENING = 20  # handshakes that a process has under way at a time
 WARM = 1.0  # seconds that clients play before it is measured
 BEAT = 0.05  # seconds between looks at how late the process is
+SCAN = 0.5  # seconds between looks at who waits for too long
 GIVE_UP = 0.05  # part of the clients that may fail to connect before the others don't try any more
 ANYWAY = 20  # clients that may fail anyway
 SPARE_FILES = 64
@@ -428,7 +429,7 @@ class Worker:
         self.timers: list[tuple[float, int, Client]] = []
         self.timer = 0
         self.measuring = self.playing = self.ending = self.done = False
-        self.cpu = 0.0
+        self.cpu = self.scan = 0.0
         self.begin = self.measure = self.end = math.inf
         self.reported = False
 
@@ -556,8 +557,9 @@ class Worker:
 
     def check(self, now: float) -> None:
         """Open more, look who waits for too long, and say when all are there."""
-        for client in list(self.clients.values()):
-            if client.deadline <= now:
+        if now >= self.scan:
+            self.scan = now + SCAN
+            for client in [client for client in self.clients.values() if client.deadline <= now]:
                 opening = client.state not in (client.talking, client.leaving)
                 client.fail("handshake timed out" if opening else "no answer")
         self.fill(now)

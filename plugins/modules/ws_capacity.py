@@ -12,7 +12,7 @@ version_added: 0.1.0
 description:
   - Reads what M(wsfleet.websockets.ws_load) and M(wsfleet.websockets.ws_observe) found in the stages of a ramp, and
     says where the knee is, what was used up there, and what P(wsfleet.websockets.ws_plan#filter) makes of it.
-  - When the load generator itself was too slow, it says so, and claims no more than what was carried.
+  - When the load generator itself was too slow, it says so, and claims no more than what was carried, and makes no plan.
   - Writes it as a page, one HTML file without scripts that needs no other file and no network, and as JSON.
 author:
   - The wsfleet maintainers (@wsfleet)
@@ -127,7 +127,7 @@ import typing as t
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule, missing_required_lib
-from ansible_collections.wsfleet.websockets.plugins.module_utils.capacity import judge, passed
+from ansible_collections.wsfleet.websockets.plugins.module_utils.capacity import GENERATOR, judge, passed
 from ansible_collections.wsfleet.websockets.plugins.module_utils.capacity_page import IMPORT_ERROR, page
 from ansible_collections.wsfleet.websockets.plugins.module_utils.plan import PlanError, plan
 
@@ -153,11 +153,13 @@ def stage(found: t.Mapping[str, t.Any], limits: t.Mapping[str, float]) -> dict[s
 
 
 def planned(
-    figures: t.Mapping[str, t.Any], wanted: t.Mapping[str, t.Any]
+    verdict: t.Mapping[str, t.Any], wanted: t.Mapping[str, t.Any]
 ) -> tuple[dict[str, t.Any] | None, str]:
     """Return the plan and its text, or why there is none."""
+    if any(knee["saturated"] == GENERATOR for knee in verdict["knees"].values()):
+        return None, "There is no plan, as the load generator was too slow to say what the server carries."
     try:
-        made: dict[str, t.Any] = plan(figures, **wanted)
+        made: dict[str, t.Any] = plan(verdict["figures"], **wanted)
     except PlanError as error:
         return None, f"There is no plan. {error}"
     used = made["used_percent"]
@@ -221,7 +223,7 @@ def main() -> None:
     wanted = {name: options[name] for name in ("headroom_percent", "spare_servers")}
     for name in ("connections", "messages_per_second"):
         wanted[name] = verdict["figures"][name] if options[name] is None else options[name]
-    made, text = planned(verdict["figures"], wanted)
+    made, text = planned(verdict, wanted)
     result = {**verdict, "plan": made, "plan_text": text}
     report = {
         "title": options["title"],

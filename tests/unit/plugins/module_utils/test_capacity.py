@@ -181,6 +181,16 @@ def test_nothing_goes_well() -> None:
     assert [stage["load"]["connections"] for stage in Host(app_us=10**6).ramp("play", 40, 100)] == [40, 10, 2]
 
 
+def test_what_a_message_costs_is_known_of_a_busy_app_only() -> None:
+    figures = Host().judge()["figures"]
+    assert figures["app_cpu_us_per_message"] == pytest.approx(100, rel=0.02)
+    assert figures["router_cpu_us_per_message"] == pytest.approx(30, rel=0.02)
+    assert figures["generator_cpu_us_per_message"] == 10
+    quiet = Host().stage("play", 10)
+    found = judge(Host().stage("hold", 0)["host"], None, [quiet], [], LIMITS)["figures"]
+    assert found["app_cpu_us_per_message"] is found["generator_cpu_us_per_message"] is None
+
+
 def test_noise_ends_a_ramp() -> None:
     good, bad = (Host().stage("play", number) for number in (400, 4000))
     assert following([bad, good], 1, 10**5, LIMITS) == round(math.sqrt(400 * 4000))

@@ -92,6 +92,8 @@ def test_what_cannot_be_planned_is_said_in_the_page(run: Any, tmp_path: Path) ->
 def test_a_slow_generator_is_named(run: Any, tmp_path: Path) -> None:
     result = run(Host(app_us=10, router_us=1, generator_us=100))[1]
     assert "The load generator was too slow" in result["sentences"][0]
+    assert result["plan"] is None
+    assert result["plan_text"].startswith("There is no plan, as the load generator was too slow")
     assert "The load generator was too slow" in (tmp_path / "reports/capacity.html").read_text()
 
 
