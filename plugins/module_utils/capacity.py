@@ -52,7 +52,7 @@ def saturated(stage: Stage, limits: Mapping[str, float]) -> str:
     load, host = stage["load"], stage["host"]
     if load["failed_clients"]:
         # What names itself needs no guessing.
-        if host["app"]["max_connections"] and "HTTP 503" in load["failures"]:
+        if host["app"]["max_connections"]:
             return "ws_app_max_connections"
         if host["said"]:
             return str(max(host["said"], key=host["said"].get))

@@ -166,7 +166,7 @@ def draw(play: Sequence[Stage], stages: Sequence[Stage], limits: Mapping[str, fl
         limits["p99_ms"], color=COLOURS["bad"], linewidth=1, linestyle="--", label="limit of 99 %"
     )
     latency.set_yscale("log")
-    latency.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    latency.yaxis.set_major_locator(LogLocator())
     latency.yaxis.set_major_formatter(FuncFormatter(lambda value, _position: f"{value:g}"))
     latency.minorticks_off()
     line(rate, play, ("load", "messages_per_second"), "sent", "good")

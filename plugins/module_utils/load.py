@@ -4,9 +4,10 @@
 """Load on a WebSocket server: what ws_load runs, some processes of many clients that play a scenario.
 
 A load generator has to be cheaper than what it drives. So each process is one epoll loop over non-blocking sockets: no
-asyncio, no streams, no objects per message; frames are made once, with a mask of zero. That costs as little per message
-as picows on uvloop, within the noise (35 and 36 µs in plain, 52 and 53 µs with TLS, where the server's process took
-four times that), and needs nothing but Python's standard library on the host that makes the load.
+asyncio, no streams, no objects per message; frames are made once, with a mask of zero. Such a loop costs as little per
+message as picows on uvloop, within the noise: 35 and 36 µs in plain, 52 and 53 µs with TLS, on a busy machine. With the
+scenario, its clocks and compression it is 73 and 112 µs there, where the app's process alone takes 180 and 220 µs. It needs
+nothing but Python's standard library on the host that makes the load.
 """
 
 from __future__ import annotations
@@ -55,6 +56,7 @@ BOUNDS = {
 OPENING = 20  # handshakes that a process has under way at a time
 WARM = 1.0  # seconds that clients play before it is measured
 BEAT = 0.05  # seconds between looks at how late the process is
+TOGETHER = 0.002  # seconds by which a client may be woken too early
 SCAN = 0.5  # seconds between looks at who waits for too long
 GIVE_UP = 0.05  # part of the clients that may fail to connect before the others don't try any more
 ANYWAY = 20  # clients that may fail anyway
@@ -63,6 +65,7 @@ SPARE_PORTS = 1000
 EVENTS = 256  # at a time, so that timers aren't kept waiting
 FINE = 50  # steps of a histogram per factor e: 2 %
 GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
+WHOLE = frozenset((0x81, 0x82, 0xC1, 0xC2))  # first bytes of a frame that is a message
 GOODBYE = frame(CLOSE, (1000).to_bytes(2, "big"))
 
 
@@ -248,7 +251,12 @@ class Client:
     # Messages
 
     def talking(self, now: float) -> None:
-        if data := self.read():
+        if not (data := self.read()):
+            return
+        # Nearly always one short message.
+        if not self.buffer and data[0] in WHOLE and len(data) == data[1] + 2:
+            self.message(data[0], data[2:], now)
+        else:
             self.feed(data, now)
 
     def read(self) -> bytes:
@@ -336,8 +344,7 @@ class Client:
             self.deadline = math.inf
             if worker.measuring:
                 worker.seen.answered += 1
-                # The clock again, as this may have waited for other clients.
-                worker.seen.answers.add(time.monotonic() - self.said)
+                worker.seen.answers.add(now - self.said)
             self.go_on(now)
 
     def go_on(self, now: float) -> None:
@@ -355,7 +362,7 @@ class Client:
                 self.count += 1
                 if worker.measuring:
                     worker.seen.said += 1
-                self.said = time.monotonic()
+                self.said = now = time.monotonic()  # this may have waited for other clients
                 self.send(step.frame(self.compressed, self.number, self.count))
             elif isinstance(step, Expect):
                 self.waits = step
@@ -434,14 +441,16 @@ class Worker:
         self.reported = False
 
     def run(self) -> None:
-        timers, clients, poll = self.timers, self.clients, self.epoll.poll
+        timers, clients, poll, monotonic = self.timers, self.clients, self.epoll.poll, time.monotonic
         control = self.control.fileno()
         beat = time.monotonic()
         while not self.done:
-            now = time.monotonic()
+            now = monotonic()
             if now >= beat:
                 beat = self.beat(now, now - beat)
-            while timers and timers[0][0] <= now:
+            # Those that are due together wake it once. It doesn't show in what is measured.
+            due = now + TOGETHER
+            while timers and timers[0][0] <= due:
                 client = heapq.heappop(timers)[2]
                 if client.sock is not None and client.state == client.talking:
                     self.guard(client, client.go_on, now)
@@ -456,7 +465,10 @@ class Worker:
                     self.guard(client, client.flush)
                     if client.sock is None or not events & ~select.EPOLLOUT:
                         continue
-                self.guard(client, client.state, time.monotonic())
+                try:
+                    client.state(monotonic())
+                except (OSError, EOFError, zlib.error) as error:
+                    self.trouble(client, error)
 
     def beat(self, now: float, late: float) -> float:
         """Do what isn't asked for by a socket or a timer; return when to do it again."""
@@ -480,16 +492,20 @@ class Worker:
         """Do something of one client, whose troubles are counted."""
         try:
             action(*arguments)
-        except ssl.SSLCertVerificationError as error:
+        except (OSError, EOFError, zlib.error) as error:
+            self.trouble(client, error)
+
+    def trouble(self, client: Client, error: Exception) -> None:
+        if isinstance(error, ssl.SSLCertVerificationError):
             client.fail(f"certificate: {error.verify_message}")
-        except ssl.SSLError as error:
+        elif isinstance(error, ssl.SSLError):
             client.fail(f"TLS: {error.reason or error}")
-        except (ConnectionError, EOFError):
+        elif isinstance(error, (ConnectionError, EOFError)):
             client.fail("cut")
-        except OSError as error:
-            client.fail((error.strerror or str(error)).lower())
-        except zlib.error:
+        elif isinstance(error, zlib.error):
             client.fail("wrong compression")
+        else:
+            client.fail((getattr(error, "strerror", None) or str(error)).lower())
 
     # What clients ask for
 

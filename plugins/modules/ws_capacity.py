@@ -12,7 +12,7 @@ version_added: 0.1.0
 description:
   - Reads what M(wsfleet.websockets.ws_load) and M(wsfleet.websockets.ws_observe) found in the stages of a ramp, and
     says where the knee is, what was used up there, and what P(wsfleet.websockets.ws_plan#filter) makes of it.
-  - When the load generator itself was too slow, it says so, and claims no more than what was carried, and makes no plan.
+  - When the load generator itself was too slow, it says so, claims no more than what was carried, and makes no plan.
   - Writes it as a page, one HTML file without scripts that needs no other file and no network, and as JSON.
 author:
   - The wsfleet maintainers (@wsfleet)
