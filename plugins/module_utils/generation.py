@@ -310,6 +310,10 @@ class Layout:
     def _handover_socket(self, member: Member) -> Path:
         return self._sockets(member.generation) / f"{self.slot_name(member.slot)}.sock.handover"
 
+    def metrics(self, member: Member) -> Address:
+        """Where the member's process answers /metrics, if it does."""
+        return Address(str(self._sockets(member.generation) / f"{self.slot_name(member.slot)}.sock.metrics"))
+
     def handover(self, member: Member) -> dict[str, float]:
         """What the member noted of the connections that it took over last; empty if it took none."""
         file = self._sockets(member.generation) / f"{self.slot_name(member.slot)}.sock.json"

@@ -1,7 +1,7 @@
 # Copyright (c) 2026 The wsfleet maintainers
 # GNU General Public License v3.0 or later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What the kernel says about processes: their connections, memory, age, and where they come from."""
+"""What the kernel says about processes: their connections, work, memory, age, and where they come from."""
 
 from __future__ import annotations
 
@@ -83,6 +83,11 @@ class Kernel:
             if line.startswith("Pss:"):
                 return int(line.split()[1]) * 1024
         return 0
+
+    def cpu_seconds(self, pid: int) -> float:
+        """Seconds of a core that the process has used since it was started."""
+        stat = self._stat(pid)
+        return (int(stat[11]) + int(stat[12])) / _CLOCK_TICKS if stat else 0.0
 
     def memory_available(self) -> int:
         """Bytes that new processes can use without swapping."""
