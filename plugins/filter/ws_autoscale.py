@@ -140,7 +140,9 @@ def problem(seen: Variables) -> str:
     """Return why nothing was seen of a host, or why it can't be relied on."""
     if "processes" in seen:
         return "; ".join(seen["problems"])
-    return " ".join(str(seen.get("msg") or "").split()) or "it doesn't answer"
+    if seen.get("unreachable"):
+        return "it doesn't answer"
+    return " ".join(str(seen["msg"]).split())
 
 
 def _since(seconds: float | None) -> float:

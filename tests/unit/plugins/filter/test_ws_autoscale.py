@@ -38,10 +38,11 @@ def test_what_to_do_with_each_in_their_order() -> None:
     loads = [
         seen(90),
         seen(50),
-        {"unreachable": True, "msg": "Failed to connect\nto the host"},
+        {"unreachable": True, "msg": "Failed to connect to the host"},
         seen(0, problems=["echo_01 is BACKOFF, not RUNNING"]),
         seen(0, out_of_service="autoscale"),
     ]
+    assert autoscale([host()], [{"failed": True, "msg": "no\npython"}])[0]["text"] == "ws1: isn't scaled: no python"
     assert autoscale(hosts, loads) == [
         {
             "name": "ws1",
@@ -62,7 +63,7 @@ def test_what_to_do_with_each_in_their_order() -> None:
             "change": "stay",
             "now": 0,
             "processes": 0,
-            "text": "ws3: isn't scaled: Failed to connect to the host",
+            "text": "ws3: isn't scaled: it doesn't answer",
         },
         {
             "name": "ws4",
