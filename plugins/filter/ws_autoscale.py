@@ -42,10 +42,9 @@ EXAMPLES = r"""
 
 - name: Decide
   ansible.builtin.debug:
-    msg: "{{ vars | wsfleet.websockets.ws_autoscale(loads) | map(attribute='text') }}"
+    msg: "{{ hosts | wsfleet.websockets.ws_autoscale(hosts | map(attribute='load')) | map(attribute='text') }}"
   vars:
-    vars: "{{ ansible_play_hosts_all | map('extract', hostvars) }}"
-    loads: "{{ ansible_play_hosts_all | map('extract', hostvars, 'load') }}"
+    hosts: "{{ ansible_play_hosts_all | map('extract', hostvars) }}"
   run_once: true
 """
 
