@@ -42,7 +42,10 @@ def test_what_to_do_with_each_in_their_order() -> None:
         seen(0, problems=["echo_01 is BACKOFF, not RUNNING"]),
         seen(0, out_of_service="autoscale"),
     ]
-    assert autoscale([host()], [{"failed": True, "msg": "no\npython"}])[0]["text"] == "ws1: isn't scaled: no python"
+    assert (
+        autoscale([host()], [{"failed": True, "msg": "no\npython"}])[0]["text"]
+        == "ws1: isn't scaled: no python"
+    )
     assert autoscale(hosts, loads) == [
         {
             "name": "ws1",
