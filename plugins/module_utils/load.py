@@ -36,6 +36,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 
+from ansible_collections.wsfleet.websockets.plugins.module_utils.process import Kernel, busy_percent
 from ansible_collections.wsfleet.websockets.plugins.module_utils.scenario import (
     CLOSE,
     PONG,
@@ -669,12 +670,12 @@ class Load:
                 control.sendall(json.dumps(moments).encode())
             time.sleep(max(0.0, moments["measure"] - time.monotonic()))
             ready()
-            before = _host_ticks()
+            before = Kernel().host_ticks()
             while (end := time.monotonic()) < moments["end"] and not stopped():
                 time.sleep(min(BEAT, moments["end"] - end))
             for control in controls:
                 control.sendall(json.dumps({"end": end}).encode())
-            host = _busy(before, _host_ticks())
+            host = busy_percent(before, Kernel().host_ticks())
             found = [_hear(control, self.timeout + 10) for control in controls]
             return self._sum(found, host, begin - opening, end - moments["measure"])
 
@@ -771,17 +772,6 @@ def _check_limits(connections: int, processes: int) -> None:
 
 def _too_many(connections: int, most: int, why: str) -> NoReturn:
     raise LoadError(f"connections is {connections}: this host can have {most} to one address, by its {why}.")
-
-
-def _host_ticks() -> list[int]:
-    first = Path("/proc/stat").read_text().split("\n", 1)[0]
-    return [int(value) for value in first.split()[1:9]]
-
-
-def _busy(before: list[int], after: list[int]) -> float:
-    """Return how many percent of this host's processors were busy."""
-    spent = [late - early for early, late in zip(before, after, strict=True)]
-    return 100 * (1 - (spent[3] + spent[4]) / max(1, sum(spent)))
 
 
 def find_address(host: str, port: int, timeout: float) -> str:

@@ -5,24 +5,25 @@
 
 from __future__ import annotations
 
-import collections
-import contextlib
-import http.client
 import math
 import os
 import re
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ansible_collections.wsfleet.websockets.plugins.module_utils.health import Address
-from ansible_collections.wsfleet.websockets.plugins.module_utils.process import Kernel
+from ansible_collections.wsfleet.websockets.plugins.module_utils import health
+from ansible_collections.wsfleet.websockets.plugins.module_utils.generation import Layout, Member
+from ansible_collections.wsfleet.websockets.plugins.module_utils.info import Info
+from ansible_collections.wsfleet.websockets.plugins.module_utils.memory import max_connections
+from ansible_collections.wsfleet.websockets.plugins.module_utils.process import Kernel, busy_percent
+from ansible_collections.wsfleet.websockets.plugins.module_utils.supervisor import Supervisor
 
 ROUTERS = ("nginx", "haproxy")
-LAG = "ws_event_loop_lag_seconds"
-ERROR_LOG = Path("/var/log/nginx/error.log")
+ERROR_LOG = "var/log/nginx/error.log"
 TAIL = 4 << 20  # bytes of the error log that are read at most
 # What nginx says when a limit is reached, and who sets the limit.
 SAID = {
@@ -31,167 +32,170 @@ SAID = {
     b"limiting requests": "ws_nginx_handshakes_per_second_per_address",
     b"Too many open files": "limit of open files",
 }
-_TICKS = os.sysconf("SC_CLK_TCK")
-_SAMPLE = re.compile(r"^(\w+)_bucket\{([^}]*)\} (\S+)", re.MULTILINE)
-_LE = re.compile(r'\ble="([^"]+)"')
+LAG = re.compile(r'^ws_event_loop_lag_seconds_bucket\{(?:[^}]*,)?le="([^"]+)"[^}]*\} (\S+)', re.MULTILINE)
 
 
 @dataclass(frozen=True)
 class Slot:
-    """A server process: its pid and where it listens."""
+    """The process that serves a slot; its pid is 0 where none runs."""
 
+    number: int
     pid: int
-    address: Address
+    entrance: health.Address
+    metrics: health.Address
 
 
-def buckets(text: str, name: str) -> dict[float, float]:
-    """Return a histogram's buckets by upper bound, of metrics in Prometheus's text format."""
-    found: collections.defaultdict[float, float] = collections.defaultdict(float)
-    for sample, labels, value in _SAMPLE.findall(text):
-        bound = _LE.search(labels)
-        if sample == name and bound:
-            found[float(bound[1])] += float(value)
-    return dict(found)
-
-
-def quantile(before: Mapping[float, float], after: Mapping[float, float], share: float) -> float | None:
-    """Return the bound below which that share of the samples between two scrapes is; None without samples."""
-    counts = {bound: after[bound] - before.get(bound, 0) for bound in sorted(after)}
-    total = counts.get(math.inf, 0)
-    if total <= 0:
-        return None
-    reached = [bound for bound, count in counts.items() if count >= share * total]
-    finite = [bound for bound in counts if bound < math.inf]
-    # Above the last bound, all that is known is that it is more.
-    return min(reached[0], 2 * finite[-1]) if finite else None
-
-
-def scrape(address: Address) -> str:
-    """Return what a process says under /metrics; empty when it has no such thing."""
-    with contextlib.suppress(OSError, http.client.HTTPException):
-        connection = http.client.HTTPConnection("localhost", timeout=5)
-        connection.sock = address.connect(5)
-        with contextlib.closing(connection):
-            connection.request("GET", "/metrics")
-            response = connection.getresponse()
-            if response.status == http.HTTPStatus.OK:
-                return response.read().decode(errors="replace")
-    return ""
-
-
+@dataclass
 class Observer:
-    """Watches the server processes `slots`, and the routers of the host."""
+    """Looks at the app's processes and the host's routers twice. `root` moves the tree of the host, for tests."""
 
-    def __init__(
-        self,
-        slots: Iterable[Slot],
-        proc: Path = Path("/proc"),
-        error_log: Path = ERROR_LOG,
-        sleep: Callable[[float], None] = time.sleep,
-        scrape: Callable[[Address], str] = scrape,
-    ) -> None:
-        self.slots = list(slots)
-        self.proc = proc
-        self.error_log = error_log
-        self.sleep = sleep
-        self.scrape = scrape
+    layout: Layout
+    supervisor: Supervisor | None
+    root: Path = Path("/")
+    kernel: Callable[[], Kernel] = Kernel
+    get: Callable[[health.Address, str], str] = health.get
+    clock: Callable[[], float] = time.monotonic
+    sleep: Callable[[float], None] = time.sleep
 
-    def watch(self, seconds: float, log_from: int | None) -> dict[str, Any]:
+    def watch(self, seconds: float, log_from: int | None = None) -> dict[str, Any]:
         """Watch for some seconds; `log_from` is where an earlier look at the error log ended."""
-        routers = [pid for pid in Kernel(self.proc).pids() if self._name(pid) in ROUTERS]
-        pids = [slot.pid for slot in self.slots]
-        began, host = time.monotonic(), self._host()
-        before = {pid: self._ticks(pid) for pid in (*pids, *routers)}
-        lags = [buckets(self.scrape(slot.address), LAG) for slot in self.slots]
+        info = Info(self.layout, self.supervisor, self.kernel()).result()
+        slots, problems = self._slots(info["slots"]), list(info["problems"])
+        first = self.kernel()
+        routers = [pid for pid in first.pids() if first.name(pid) in ROUTERS]
+        pids = [slot.pid for slot in slots if slot.pid]
+
+        metrics = [self._metrics(slot) for slot in slots]
+        began, host = self.clock(), first.host_ticks()
+        before = {pid: first.cpu_seconds(pid) for pid in (*pids, *routers)}
         self.sleep(seconds)
-        found = [
-            quantile(early, buckets(self.scrape(slot.address), LAG), 0.99)
-            for slot, early in zip(self.slots, lags, strict=True)
+        last = self.kernel()
+        after = {pid: last.cpu_seconds(pid) for pid in before}
+        passed, busy = self.clock() - began, busy_percent(host, last.host_ticks())
+
+        cpu = {pid: 100 * max(0.0, after[pid] - before[pid]) / passed for pid in before}
+        processes = [
+            {
+                "slot": slot.number,
+                "cpu_percent": round(cpu.get(slot.pid, 0.0), 1),
+                "connections": last.connections(slot.pid, slot.entrance) if slot.pid else 0,
+                "lag_ms": lag_p99(earlier, self._metrics(slot)),
+            }
+            for slot, earlier in zip(slots, metrics, strict=True)
         ]
-        after = {pid: self._ticks(pid) for pid in before}
-        busy = _busy(host, self._host())
-        passed = time.monotonic() - began
-        cpu = {pid: 100 * (after[pid] - before[pid]) / _TICKS / passed for pid in before}
-        known = [lag for lag in found if lag is not None]
+        problems += [
+            f"{self.layout.slot_name(slot.number)} ended while it was looked at"
+            for slot in slots
+            if slot.pid and after[slot.pid] < before[slot.pid]
+        ]
         said, log_size = self._said(log_from)
-        kernel = Kernel(self.proc)
-        connections = [kernel.connections(slot.pid, slot.address) for slot in self.slots]
         return {
             "seconds": round(passed, 1),
-            "processors": len(re.findall(r"^cpu\d", self._read("stat"), re.MULTILINE)),
+            "processors": len(os.sched_getaffinity(0)),
             "host_cpu_percent": round(busy, 1),
-            "app": self._part(pids, cpu)
-            | {
-                "connections": sum(connections),
-                "max_connections": self._max_connections(kernel, connections),
+            "processes": processes,
+            "app": {
+                **_part(last, pids, cpu),
+                "connections": sum(process["connections"] for process in processes),
+                "max_connections": any(
+                    0 < max_connections(last.environment(slot.pid)) <= process["connections"]
+                    for slot, process in zip(slots, processes, strict=True)
+                ),
             },
-            "router": self._part(routers, cpu),
-            "memory_bytes": self._memory("MemTotal"),
-            "memory_available_bytes": self._memory("MemAvailable"),
-            "lag_ms": round(1000 * max(known), 1) if known else None,
+            "router": _part(last, routers, cpu),
+            "memory_bytes": last.memory_total(),
+            "memory_available_bytes": last.memory_available(),
+            "lag_ms": max(
+                (process["lag_ms"] for process in processes if process["lag_ms"] is not None), default=None
+            ),
             "said": said,
             "log_size": log_size,
+            "slots_changed": _age(self.layout.tmpfiles),
+            "service_changed": _age(self.layout.state),
+            "out_of_service": info["out_of_service"],
+            "problems": problems,
         }
 
-    def _part(self, pids: list[int], cpu: Mapping[int, float]) -> dict[str, Any]:
-        kernel = Kernel(self.proc)
-        return {
-            "pids": pids,
-            "cpu_percent": round(sum(cpu[pid] for pid in pids), 1),
-            "busiest_percent": round(max((cpu[pid] for pid in pids), default=0), 1),
-            "memory_bytes": sum(kernel.memory(pid) for pid in pids),
-            "files_percent": round(max((self._files(pid) for pid in pids), default=0), 1),
-        }
+    def _slots(self, found: list[dict[str, Any]]) -> list[Slot]:
+        generations = self.layout.read_generations()
+        members = [Member(slot["slot"], slot["generation"]) for slot in found]
+        return [
+            Slot(
+                member.slot,
+                slot["pid"] or 0,
+                self.layout.entrance(member, generations.get(member.generation)),
+                self.layout.metrics(member),
+            )
+            for slot, member in zip(found, members, strict=True)
+        ]
 
-    def _max_connections(self, kernel: Kernel, connections: list[int]) -> bool:
-        """Whether a process has as many connections as its WS_MAX_CONNECTIONS allows."""
-        limits = [int(kernel.environment(slot.pid).get("WS_MAX_CONNECTIONS") or 0) for slot in self.slots]
-        return any(limit and count >= limit for limit, count in zip(limits, connections, strict=True))
-
-    def _name(self, pid: int) -> str:
-        return self._read(f"{pid}/comm").strip()
-
-    def _ticks(self, pid: int) -> int:
-        fields = self._read(f"{pid}/stat").rpartition(")")[2].split()
-        return int(fields[11]) + int(fields[12]) if fields else 0
-
-    def _files(self, pid: int) -> float:
-        """Return how many percent of its open files a process uses."""
-        limit = re.search(r"^Max open files +(\d+)", self._read(f"{pid}/limits"), re.MULTILINE)
-        try:
-            used = len(list((self.proc / str(pid) / "fd").iterdir()))
-        except OSError:
-            return 0
-        return 100 * used / int(limit[1]) if limit else 0
-
-    def _host(self) -> list[int]:
-        return [int(value) for value in self._read("stat").partition("\n")[0].split()[1:9]]
-
-    def _memory(self, name: str) -> int:
-        found = re.search(rf"^{name}: +(\d+)", self._read("meminfo"), re.MULTILINE)
-        return int(found[1]) * 1024 if found else 0
+    def _metrics(self, slot: Slot) -> str:
+        """What the process tells Prometheus; empty where it tells nothing."""
+        return self.get(slot.metrics, "/metrics") if slot.pid else ""
 
     def _said(self, log_from: int | None) -> tuple[dict[str, int], int]:
         """Return how often nginx has named each limit since then, and where the log ends now."""
+        error_log = self.root / ERROR_LOG
         try:
-            size = self.error_log.stat().st_size
+            size = error_log.stat().st_size
             if log_from is None:
                 return {}, size
-            with self.error_log.open("rb") as log:
+            with error_log.open("rb") as log:
                 log.seek(max(log_from if log_from <= size else 0, size - TAIL))
                 lines = log.read(TAIL)
         except OSError:
             return {}, 0
         return {name: count for text, name in SAID.items() if (count := lines.count(text))}, size
 
-    def _read(self, name: str) -> str:
-        try:
-            return (self.proc / name).read_text(errors="replace")
-        except OSError:
-            return ""
+
+def lag_p99(before: str, after: str) -> float | None:
+    """The 99th percentile, in milliseconds, of the event loop's lag between two answers of /metrics.
+
+    None where it can't be known, as the process tells nothing, or nothing new.
+    """
+    if not before or not after:
+        return None
+    counts = _buckets(after)
+    counts.subtract(_buckets(before))
+    rank = 0.99 * counts[math.inf]
+    lower, below = 0.0, 0.0
+    for bound, count in sorted(counts.items()):
+        if count >= rank > 0:
+            # Within a bucket as if evenly spread; of the last one, only the lower bound is known.
+            part = 0.0 if math.isinf(bound) else (bound - lower) * (rank - below) / (count - below)
+            return round((lower + part) * 1000, 1)
+        lower, below = bound, count
+    return None
 
 
-def _busy(before: list[int], after: list[int]) -> float:
-    """Return how many percent of the host's processors were busy."""
-    spent = [late - early for early, late in zip(before, after, strict=True)]
-    return 100 * (1 - (spent[3] + spent[4]) / sum(spent)) if sum(spent) > 0 else 0.0
+def _buckets(text: str) -> Counter[float]:
+    """How many looks at the lag were at most so many seconds."""
+    counts: Counter[float] = Counter()
+    for bound, count in LAG.findall(text):
+        counts[float(bound)] += int(float(count))
+    return counts
+
+
+def _part(kernel: Kernel, pids: Sequence[int], cpu: Mapping[int, float]) -> dict[str, Any]:
+    """What processes use together."""
+    return {
+        "pids": pids,
+        "cpu_percent": round(sum(cpu[pid] for pid in pids), 1),
+        "busiest_percent": round(max((cpu[pid] for pid in pids), default=0), 1),
+        "memory_bytes": sum(kernel.memory(pid) for pid in pids),
+        "files_percent": round(max((_files(kernel, pid) for pid in pids), default=0), 1),
+    }
+
+
+def _files(kernel: Kernel, pid: int) -> float:
+    """How many percent of the files that it may have open the process has."""
+    limit, _highest = kernel.nofile(pid)
+    return 100 * kernel.descriptors(pid) / limit if limit else 0.0
+
+
+def _age(path: Path) -> float | None:
+    """Seconds since it was last changed; None where it isn't."""
+    try:
+        return round(max(0.0, time.time() - path.stat().st_mtime), 1)
+    except FileNotFoundError:
+        return None

@@ -11,8 +11,9 @@ short_description: Say what a websockets app and its router use of a server
 version_added: 0.1.0
 description:
   - Watches the processes of the app's slots, and nginx or HAProxy of the host, for some seconds, while clients or
-    M(wsfleet.websockets.ws_load) talk to them.
-  - Reads only. How late the event loops are it learns from each process's C(/metrics), where there is one.
+    M(wsfleet.websockets.ws_load) talk to them. Reads only, and also where nothing is installed.
+  - CPU and connections are what the kernel counts, whatever the app. The event loop's lag is what the runner tells
+    Prometheus, C(ws_event_loop_lag_seconds), on the unix socket that each process has for that.
 author:
   - The wsfleet maintainers (@wsfleet)
 attributes:
@@ -37,9 +38,13 @@ options:
   log_from:
     description: RV(log_size) of an earlier run, since which nginx's error log is read.
     type: int
+notes:
+  - Needs root.
 seealso:
   - module: wsfleet.websockets.ws_info
   - module: wsfleet.websockets.ws_load
+  - plugin: wsfleet.websockets.ws_autoscale
+    plugin_type: filter
 """
 
 EXAMPLES = r"""
@@ -49,6 +54,10 @@ EXAMPLES = r"""
     seconds: 10
   become: true
   register: chat
+
+- name: Say which process has the most to do
+  ansible.builtin.debug:
+    msg: "{{ chat.processes | sort(attribute='cpu_percent') | last }}"
 """
 
 RETURN = r"""
@@ -57,15 +66,44 @@ seconds:
   returned: success
   type: float
 processors:
-  description: Processors of the host.
+  description: Processors that processes of the host can use.
   returned: success
   type: int
 host_cpu_percent:
   description: Percent of all processors that were busy, with whatever.
   returned: success
   type: float
+processes:
+  description: The server processes that serve, one for each slot.
+  returned: success
+  type: list
+  elements: dict
+  contains:
+    slot:
+      description: Number of the slot.
+      type: int
+    cpu_percent:
+      description: What it used, in percent of one processor.
+      type: float
+    connections:
+      description: Connections that it holds.
+      type: int
+    lag_ms:
+      description:
+        - Milliseconds by which its event loop was late, at most, 99 times in 100; null where it doesn't tell.
+        - Within a bucket of C(ws_event_loop_lag_seconds) as if evenly spread; of the last one, its lower bound.
+      type: float
+  sample:
+    - slot: 0
+      cpu_percent: 65.5
+      connections: 500
+      lag_ms: 3.1
+    - slot: 1
+      cpu_percent: 66.0
+      connections: 500
+      lag_ms: 2.8
 app:
-  description: The server processes that serve the slots.
+  description: All of them together.
   returned: success
   type: dict
   contains:
@@ -118,12 +156,10 @@ memory_available_bytes:
   returned: success
   type: int
 lag_ms:
-  description:
-    - Milliseconds by which the event loop of the worst process was late, at most, 99 times in 100; null where its
-      metrics don't say.
-    - It is the bound of a bucket of C(ws_event_loop_lag_seconds).
+  description: The greatest of the processes; null where none tells.
   returned: success
   type: float
+  sample: 3.1
 said:
   description: Limits that nginx's error log has named since O(log_from), and how often.
   returned: success
@@ -133,13 +169,34 @@ log_size:
   description: Where the error log ends, for O(log_from) of the next run.
   returned: success
   type: int
+slots_changed:
+  description:
+    - Seconds since another generation, or more or fewer slots, came to serve, by any playbook; null when none did.
+  returned: success
+  type: float
+  sample: 86412.3
+service_changed:
+  description:
+    - Seconds since the host was taken into or out of service, or was given a release; null when it never was.
+  returned: success
+  type: float
+  sample: 86412.3
+out_of_service:
+  description: Who took the host out of service, V(autoscale) or V(operator); empty when it serves.
+  returned: success
+  type: str
+  sample: ""
+problems:
+  description: What is wrong, a sentence each, as M(wsfleet.websockets.ws_info) says.
+  returned: success
+  type: list
+  elements: str
+  sample: ["chat_03 has no process of generation 7 (FATAL)"]
 """
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.wsfleet.websockets.plugins.module_utils.generation import Layout, Member
-from ansible_collections.wsfleet.websockets.plugins.module_utils.info import Info
-from ansible_collections.wsfleet.websockets.plugins.module_utils.observe import Observer, Slot
-from ansible_collections.wsfleet.websockets.plugins.module_utils.process import Kernel
+from ansible_collections.wsfleet.websockets.plugins.module_utils.generation import Layout
+from ansible_collections.wsfleet.websockets.plugins.module_utils.observe import Observer
 from ansible_collections.wsfleet.websockets.plugins.module_utils.supervisor import (
     CONFIGURATION,
     Supervisor,
@@ -165,18 +222,8 @@ def main() -> None:
         supervisor = Supervisor.from_configuration() if CONFIGURATION.exists() else None
     except SupervisorError as error:
         module.fail_json(msg=str(error))
-    generations = layout.read_generations()
-    slots = [
-        Slot(
-            slot["pid"],
-            layout.entrance(Member(slot["slot"], slot["generation"]), generations.get(slot["generation"])),
-        )
-        for slot in Info(layout, supervisor, Kernel()).result()["slots"]
-        if slot["pid"]
-    ]
-    if not slots:
-        module.fail_json(msg=f"{app} doesn't run here.")
-    module.exit_json(changed=False, **Observer(slots).watch(seconds, module.params["log_from"]))
+    observer = Observer(layout, supervisor)
+    module.exit_json(changed=False, **observer.watch(seconds, module.params["log_from"]))
 
 
 if __name__ == "__main__":
