@@ -6,12 +6,14 @@
     python -m tools.bench load            what clients see
     python -m tools.bench handover        what it costs to move connections
     python -m tools.bench hosts           how long runs take, by the number of servers
-    python -m tools.bench routers         the ways to route on one server, side by side
+    python -m tools.bench routers         what a restart loses, by the way to route on a server
+    python -m tools.bench speed           the chain beside its variants and its peers
+    python -m tools.bench memory          what compression settings and the parts of a server take per connection
     python -m tools.bench results         nothing, but write the figures again
 
 Makes servers of its own and removes them at the end. The figures go to bench/RESULTS.md and README.md, between markers;
-build/bench keeps them, with the page and the JSON file of each proof and the logs. The exit status is 1 if something
-failed, or if one of our changes broke a promise; the usual recipe may.
+build/bench keeps them, with the page and the JSON file of each proof, speed.html, and the logs. The exit status is 1 if
+something failed, or if one of our changes broke a promise; the usual recipe may.
 """
 
 from __future__ import annotations
@@ -29,12 +31,23 @@ from dataclasses import dataclass, field
 from importlib.metadata import version
 from typing import Any
 
-from tools import servers
+from tools import bench_speed, servers
 from tools.bench_handover import measure_handover
 from tools.bench_hosts import COUNTS, RUNS, measure_hosts
+from tools.bench_memory import (
+    CHAIN_HEAD,
+    advice,
+    chain_rows,
+    make_corpus,
+    measure_chain,
+    measure_table,
+    read_corpus,
+    table_rows,
+)
+from tools.bench_memory import HEAD as MEMORY_HEAD
+from tools.bench_page import page
 from tools.bench_picture import draw
-from tools.bench_routers import HEAD as ROUTERS_HEAD
-from tools.bench_routers import measure_routers, router_rows
+from tools.bench_routers import measure_routers
 from tools.servers import Host
 
 ROOT = servers.ROOT
@@ -46,7 +59,16 @@ INVENTORY = BUILD / "servers.yml"
 FLEET = "bench"
 SERVERS = [Host(f"server{number}", f"debian{13 - number % 2}", ()) for number in range(1, 1 + max(COUNTS))]
 CLIENT = Host("client", "client", ())
+PARTS = ["load", "speed", "handover", "memory", "hosts", "routers"]
 TAIL = 30  # lines of a log to show
+PACKAGES = [
+    "nginx",
+    "haproxy",
+    "nodejs",
+    "node-ws",
+    "supervisor",
+    "python3",
+]  # whose versions are said, if they are there
 
 TRUST = "molecule/shared/trust.yml"
 SITE = "playbooks/site.yml"
@@ -180,7 +202,7 @@ def describe(engine: servers.Engine, hosts: Sequence[Host], load: float) -> dict
     """Return of what the figures are, too."""
     script = (
         'printf "Debian %s: " "$(cat /etc/debian_version)";'
-        "dpkg-query --show --showformat='${Package} ${Version}\n' nginx supervisor python3 | paste -sd,"
+        f"dpkg-query --show --showformat='${{Package}} ${{Version}}\n' {' '.join(PACKAGES)} 2>/dev/null | paste -sd,"
     )
     lock = (ROOT / "app" / "requirements.txt").read_text()
     return {
@@ -194,7 +216,7 @@ def describe(engine: servers.Engine, hosts: Sequence[Host], load: float) -> dict
     }
 
 
-def measure(name: str, rate: float, held: int) -> dict[str, Any]:
+def measure(name: str, wanted: argparse.Namespace) -> dict[str, Any]:
     """Measure on servers made for it."""
     load = os.getloadavg()[0]
     if name == "handover":
@@ -206,12 +228,21 @@ def measure(name: str, rate: float, held: int) -> dict[str, Any]:
             figures = measure_hosts(engine, FLEET, SERVERS, INVENTORY, play, say)
         elif name == "routers":
             figures = measure_routers(engine, FLEET, (SERVERS[1], CLIENT), INVENTORY, play, BUILD)
+        elif name == "speed":
+            effort = bench_speed.QUICK if wanted.quick else bench_speed.Effort()
+            rounds = wanted.rounds or (1 if wanted.quick else bench_speed.ROUNDS)
+            figures = bench_speed.measure_speed(
+                engine, FLEET, INVENTORY, play, say, wanted.rows, rounds, effort
+            )
+        elif name == "memory":
+            figures = measure_table(make_corpus(), say)
+            figures |= measure_chain(engine, FLEET, (SERVERS[1], CLIENT), INVENTORY, play)
         else:
             servers.up(engine, FLEET, [*SERVERS[:2], CLIENT], INVENTORY)
-            figures = measure_load(SERVERS[:2], rate, held)
+            figures = measure_load(SERVERS[:2], wanted.rate, wanted.held)
         return {
             **figures,
-            "about": describe(engine, SERVERS[1:2] if name == "routers" else SERVERS[:2], load),
+            "about": describe(engine, SERVERS[1:2] if name in ("routers", "memory") else SERVERS[:2], load),
         }
     finally:
         servers.down(engine, FLEET)
@@ -233,9 +264,9 @@ HEAD = [
 ]
 
 
-def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
-    """Return a Markdown table; all columns but the first are numbers."""
-    lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
+def table(head: Sequence[str], rows: Iterable[Sequence[str]], texts: int = 1) -> list[str]:
+    """Return a Markdown table; all columns but the first ones are numbers."""
+    lines = [head, [*["---"] * texts, *["---:"] * (len(head) - texts)], *rows]
     return [f"| {' | '.join(line)} |" for line in lines]
 
 
@@ -349,9 +380,48 @@ def handover_lines(figures: Mapping[str, Any]) -> Iterator[str]:
     )
 
 
-def routers_lines(figures: Mapping[str, Any]) -> Iterator[str]:
+def routers_lines(speed: Mapping[str, Any], routers: Mapping[str, Any]) -> Iterator[str]:
     """Yield what the ways to route cost, as Markdown."""
-    yield from table(ROUTERS_HEAD, router_rows(figures["routers"]))
+    yield from table(bench_speed.ROUTERS_HEAD, bench_speed.router_rows(speed, routers["routers"]))
+    yield ""
+    yield from about_lines(speed["about"])
+
+
+def speed_lines(figures: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the chain beside its variants and its peers, as Markdown."""
+    for title, rows in bench_speed.groups(figures):
+        yield f"**{title}**"
+        yield ""
+        yield from table(bench_speed.HEAD, rows, texts=2)
+        yield ""
+    yield from (f"- {sentence}" for sentence in [*bench_speed.judge(figures), *bench_speed.notes(figures)])
+    yield ""
+    yield from table(bench_speed.CHOICES_HEAD, bench_speed.choice_rows(figures), texts=4)
+    yield ""
+    yield from about_lines(figures["about"])
+
+
+def speed_page(figures: Mapping[str, Any]) -> str:
+    """Return the same as a page of its own."""
+    tables = [(title, bench_speed.HEAD, rows) for title, rows in bench_speed.groups(figures)]
+    if choices := list(bench_speed.choice_rows(figures)):
+        tables.append(("Defaults, and what else they could be", bench_speed.CHOICES_HEAD, choices))
+    sentences = [*bench_speed.judge(figures), *bench_speed.notes(figures)]
+    return page("Speed of the chain", sentences, tables, [*about_lines(figures["about"])])
+
+
+def settings_lines(figures: Mapping[str, Any]) -> Iterator[str]:
+    """Yield what compression settings cost and save, as Markdown."""
+    yield from table(MEMORY_HEAD, table_rows(figures["settings"]))
+    yield ""
+    yield advice(figures["settings"])
+
+
+def memory_lines(figures: Mapping[str, Any]) -> Iterator[str]:
+    """Yield that, and what the parts of a server take, as Markdown."""
+    yield from settings_lines(figures)
+    yield ""
+    yield from table(CHAIN_HEAD, chain_rows(figures["chain"]))
     yield ""
     yield from about_lines(figures["about"])
 
@@ -401,20 +471,25 @@ def put(text: str, name: str, lines: Iterable[str]) -> str:
 
 def write_results(figures: Mapping[str, Any]) -> None:
     """Write the figures to where people read them."""
-    for file, name, part, lines in PLACES:
-        if part in figures:
+    for file, name, parts, lines in PLACES:
+        if all(part in figures for part in parts):
             path = ROOT / file
-            path.write_text(put(path.read_text(), name, lines(figures[part])))
+            path.write_text(put(path.read_text(), name, lines(*(figures[part] for part in parts))))
             say(f"written: {file}, {name}")
+    if "speed" in figures:
+        (BUILD / "speed.html").write_text(speed_page(figures["speed"]))
+        say(f"written: {BUILD / 'speed.html'}")
 
 
-# File, name of the markers, part of the figures, and what makes lines of it.
-PLACES: list[tuple[str, str, str, Callable[[Mapping[str, Any]], Iterator[str]]]] = [
-    ("bench/RESULTS.md", "load", "load", load_lines),
-    ("bench/RESULTS.md", "handover", "handover", handover_lines),
-    ("bench/RESULTS.md", "hosts", "hosts", hosts_lines),
-    ("README.md", "bench", "load", readme_lines),
-    ("README.md", "routers", "routers", routers_lines),
+# File, name of the markers, parts of the figures, and what makes lines of them.
+PLACES: list[tuple[str, str, tuple[str, ...], Callable[..., Iterator[str]]]] = [
+    ("bench/RESULTS.md", "load", ("load",), load_lines),
+    ("bench/RESULTS.md", "speed", ("speed",), speed_lines),
+    ("bench/RESULTS.md", "handover", ("handover",), handover_lines),
+    ("bench/RESULTS.md", "memory", ("memory",), memory_lines),
+    ("bench/RESULTS.md", "hosts", ("hosts",), hosts_lines),
+    ("README.md", "bench", ("load",), readme_lines),
+    ("README.md", "routers", ("speed", "routers"), routers_lines),
 ]
 
 
@@ -422,23 +497,43 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument(
-        "part", nargs="?", choices=["load", "handover", "hosts", "routers", "results"], help="default: all"
-    )
+    parser.add_argument("part", nargs="?", choices=[*PARTS, "results"], help="default: all")
     parser.add_argument("--rate", type=float, default=200, help="handshakes per second (default: 200)")
     parser.add_argument("--held", type=int, default=1000, help="connections held (default: 1000)")
-    arguments = parser.parse_args()
-    parts = {None: ["load", "handover", "hosts", "routers"], "results": []}.get(
-        arguments.part, [arguments.part]
+    speed = parser.add_argument_group("speed")
+    speed.add_argument(
+        "--rows", type=lambda text: text.split(","), default=[], help="of bench_speed.ROWS (default: all)"
     )
+    speed.add_argument("--rounds", type=int, default=0, help=f"default: {bench_speed.ROUNDS}, quick 1")
+    speed.add_argument("--quick", action="store_true", help="one short round, to see whether it works")
+    parser.add_argument(
+        "--corpus",
+        type=read_corpus,
+        metavar="FOLDER",
+        help="with memory: measure your messages, a file each, or a line each in files *.jsonl; nothing is written",
+    )
+    arguments = parser.parse_args()
+    trial = bool(arguments.rows or arguments.quick)
+    if trial and arguments.part != "speed":
+        parser.error("--rows and --quick go with speed")
+    if arguments.corpus:
+        if arguments.part != "memory":
+            parser.error("--corpus goes with memory")
+        print("\n".join(settings_lines(measure_table(arguments.corpus, say))))
+        return 0
+    parts = {None: PARTS, "results": []}.get(arguments.part, [arguments.part])
     BUILD.mkdir(parents=True, exist_ok=True)
     try:
         figures = json.loads(FIGURES.read_text()) if FIGURES.exists() else {}
         for part in parts:
-            figures[part] = measure(part, arguments.rate, arguments.held)
+            measured = measure(part, arguments)
+            if trial:  # nothing to publish
+                say("\n".join(["", *speed_lines(measured)]))
+                return 0
+            figures[part] = measured
             FIGURES.write_text(json.dumps(figures, indent=1) + "\n")
         write_results(figures)
-    except (BenchError, servers.ServersError) as error:
+    except (BenchError, bench_speed.SpeedError, servers.ServersError) as error:
         print(f"bench: {error}", file=sys.stderr)
         return 1
     proofs = figures["load"]["proofs"] if "load" in parts else {}

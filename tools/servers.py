@@ -47,6 +47,8 @@ REPOSITORY = "localhost/wsfleet"
 SUITES = {"debian12": "bookworm", "debian13": "trixie"}
 CLIENT_BASE = "debian13"
 IMAGES = (*SUITES, "client")
+# Made when a fleet needs them: the recipe of another image, with more installed.
+EXTENDED = {"peers": ("debian13", ["node-ws", "nodejs"])}
 
 # What a Debian server has as installed; a minimal bootstrap lacks them.
 INSTALLED = [
@@ -69,11 +71,14 @@ DOWNLOADED = [
     "nginx",
     "openssh-server",
     "python3-cryptography",
+    "python3-prometheus-client",
     "python3-venv",
     "socat",
     "supervisor",
 ]
+# What all clients have, and what a scenario installs: it would run in all of them.
 CLIENT_PACKAGES = ["faketime", "pebble", "python3-cryptography", "python3-h2", "python3-websockets"]
+CLIENT_DOWNLOADED = ["prometheus"]
 
 FIRST = 10  # address of a fleet's first host, in its network
 
@@ -111,13 +116,17 @@ class Engine:
 
     def __call__(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         """Run a command of the engine; if it fails and may not, raise ServersError with its own words."""
-        # crun, which podman prefers, refuses to start systemd on v1 and hybrid cgroups.
-        runtime = ["--runtime", "runc"] if self.name == "podman" and not unified_cgroups() else []
-        done = run(self.name, *runtime, *arguments)
+        done = run(*self.command(*arguments))
         if check and done.returncode:
             words = (done.stderr or done.stdout).strip() or f"exit status {done.returncode}"
             raise ServersError(f"{self.name} {arguments[0]} failed: {words}")
         return done
+
+    def command(self, *arguments: str) -> list[str]:
+        """The words of a command of the engine."""
+        # crun, which podman prefers, refuses to start systemd on v1 and hybrid cgroups.
+        runtime = ["--runtime", "runc"] if self.name == "podman" and not unified_cgroups() else []
+        return [self.name, *runtime, *arguments]
 
     def limits(self) -> list[str]:
         """Flags of `run` for limits that this machine allows, which the engines' defaults may exceed."""
@@ -195,12 +204,13 @@ def recipe(image: str) -> list[str]:
     """The mmdebstrap command, less the output file, that makes an image; the same words make the same image."""
     if image == "client":
         return [*recipe(CLIENT_BASE), "client", *CLIENT_PACKAGES]
-    packages = [*DOWNLOADED, *(CLIENT_PACKAGES if image == CLIENT_BASE else [])]
+    base, more = EXTENDED.get(image, (image, []))
+    packages = [*DOWNLOADED, *(CLIENT_PACKAGES + CLIENT_DOWNLOADED if image == CLIENT_BASE else [])]
     download = f"apt-get install --yes --download-only --no-install-recommends {' '.join(packages)}"
     return [
         "mmdebstrap",
         "--variant=minbase",
-        f"--include={','.join(INSTALLED)}",
+        f"--include={','.join([*INSTALLED, *more])}",
         "--skip=cleanup/apt/lists,cleanup/apt/cache",
         "--dpkgopt=force-unsafe-io",
         *(f"--dpkgopt=path-exclude=/usr/share/{folder}/*" for folder in ("doc", "locale", "man")),
@@ -208,7 +218,7 @@ def recipe(image: str) -> list[str]:
         '--customize-hook=rm -f "$1"/var/cache/apt/archives/*.deb',
         f'--customize-hook=env -u APT_CONFIG chroot "$1" {download}',
         '--customize-hook=env -u APT_CONFIG chroot "$1" apt-cache gencaches',
-        SUITES[image],
+        SUITES[base],
         mirror(),
     ]
 
@@ -265,7 +275,7 @@ def make_images(engine: Engine, images: Sequence[str]) -> None:
 
 def clean(engine: Engine) -> None:
     """Remove every image made here, of this recipe and of earlier ones."""
-    for image in reversed(IMAGES):  # the client is made from another
+    for image in (*EXTENDED, *reversed(IMAGES)):  # the client is made from another
         found = engine("images", "--quiet", f"{REPOSITORY}/{image}").stdout.split()
         if found:
             engine("rmi", "--force", *dict.fromkeys(found))

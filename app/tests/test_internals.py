@@ -8,6 +8,7 @@ import os
 import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,10 @@ from websockets.exceptions import ConnectionClosed
 from websockets.extensions.permessage_deflate import PerMessageDeflate
 from websockets.frames import Frame, Opcode
 from websockets.protocol import State
+from websockets.server import ServerProtocol
 from wsfleet import Connection, echo, internals
 from wsfleet.config import Settings
+from wsfleet.metrics import Metrics
 from wsfleet.server import open_handover
 
 Play = Callable[[Connection, ClientConnection], Awaitable[None]]
@@ -44,7 +47,7 @@ async def connected(folder: Path) -> AsyncIterator[tuple[Connection, ClientConne
     server = unix_serve(
         handler,
         path,
-        create_connection=Connection,
+        create_connection=partial(Connection, metrics=Metrics()),
         compression=None,
         extensions=[factory],
         ping_interval=None,
@@ -267,5 +270,22 @@ def test_connections_are_not_moved_with_a_version_that_is_not_known(
     monkeypatch.setattr(internals, "VERSION", "99.0")
     settings = Settings(unix_socket="a.sock", slot="b.sock", handover=True)
     nothing: Any = None
-    assert open_handover(settings, echo.handler, nothing, nothing) is None
+    assert open_handover(settings, echo.handler, nothing, nothing, nothing) is None
     assert "connections will be closed, not moved: websockets 99.0 isn't one of 17.4" in caplog.text
+
+
+def test_messages_are_counted_where_they_pass_in_both_directions() -> None:
+    traffic = internals.Traffic()
+    protocol = ServerProtocol(state=State.OPEN)
+    internals.count(protocol, traffic)
+    for frame in (
+        Frame(Opcode.TEXT, b"whole"),
+        Frame(Opcode.BINARY, b"begin", fin=False),
+        Frame(Opcode.CONT, b"end"),
+        Frame(Opcode.PING, b""),
+    ):
+        protocol.recv_frame(frame)
+    assert (traffic.received, traffic.sent) == (2, 0)  # the pong is no message
+    protocol.send_text(b"a")
+    protocol.send_close(1000)
+    assert (traffic.received, traffic.sent) == (2, 1)

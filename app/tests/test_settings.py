@@ -77,6 +77,7 @@ BAD = [
     ("drain_reason", "é" * 62, "text of at most 123 bytes, or empty"),
     ("drain_reason", "\udcff", "text of at most 123 bytes, or empty"),
     ("slot", "x" * 108, "a path of at most 107 bytes, or empty"),
+    ("metrics_socket", "x" * 108, "a path of at most 107 bytes, or empty"),
     ("shared_port", "65536", "a whole number from 0 to 65535"),
     ("tls_certificate", "x" * 4096, "a path of at most 4095 bytes, or empty"),
     ("tls_key", "x" * 4096, "a path of at most 4095 bytes, or empty"),

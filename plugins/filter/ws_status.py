@@ -44,6 +44,8 @@ _value:
 
 import typing as t
 
+from ansible_collections.wsfleet.websockets.plugins.module_utils.memory import size
+
 HEAD = ("slot", "release", "gen", "state", "pid", "age", "connections", "memory")
 
 
@@ -51,8 +53,8 @@ def age(seconds: float) -> str:
     """A time in its two greatest units: 3d 4h, 5m 6s."""
     rest = int(seconds)
     parts: list[str] = []
-    for unit, size in (("d", 86400), ("h", 3600), ("m", 60), ("s", 1)):
-        number, rest = divmod(rest, size)
+    for unit, length in (("d", 86400), ("h", 3600), ("m", 60), ("s", 1)):
+        number, rest = divmod(rest, length)
         if number or parts or unit == "s":
             parts.append(f"{number}{unit}")
     return " ".join(parts[:2])
@@ -81,6 +83,30 @@ def _certificate(name: str, not_after: str | None, days_left: int | None, proble
     if days_left < 0:
         return f"problem: the certificate for {name} expired on {not_after}"
     return f"the certificate for {name} is valid for {days_left} days"
+
+
+def _memory(memory: dict[str, t.Any]) -> t.Iterator[str]:
+    parts = {"process": "process_bytes", "proxy": "proxy_bytes", "kernel": "kernel_bytes"}
+    yield (
+        f"about {size(memory['connection_bytes'])} of memory per connection "
+        f"({', '.join(f'{name} {size(memory[part])}' for name, part in parts.items() if memory[part])}), "
+        f"{size(memory['worst_bytes'])} if a client fills every buffer"
+    )
+    limit = (
+        f"; all {memory['max_connections']:,} that the processes accept take about {size(memory['max_bytes'])}"
+        if memory["max_connections"]
+        else ""
+    )
+    yield (
+        f"{size(memory['available_bytes'])} of the host's {size(memory['total_bytes'])} are available, enough for "
+        f"about {_rounded(memory['more_connections']):,} more connections{limit}"
+    )
+
+
+def _rounded(number: int) -> int:
+    """Two digits and zeros: more would promise too much."""
+    unit = int(10 ** max(0, len(str(number)) - 2))
+    return number // unit * unit
 
 
 def status(info: dict[str, t.Any], edge: bool = False) -> list[str]:
@@ -113,6 +139,8 @@ def status(info: dict[str, t.Any], edge: bool = False) -> list[str]:
         f"{worker['connections']} connections end"
         for worker in info["nginx"]["old_workers"]
     ]
+    if info["memory"]:
+        lines += _memory(info["memory"])
     lines += certificates
     return lines + [f"problem: {problem}" for problem in info["problems"]]
 

@@ -67,6 +67,20 @@ class Runtime:
             if row["be_name"] == backend and row["srv_name"] in counts
         }
 
+    def info(self) -> dict[str, str]:
+        """Return what `show info` says, by name."""
+        lines = (line.partition(":") for line in self._ask("show info").splitlines())
+        return {name: value.strip() for name, colon, value in lines if colon}
+
+    def backends(self) -> dict[str, set[str]]:
+        """Return the addresses of each backend's servers that are reached by TCP."""
+        found: dict[str, set[str]] = {}
+        for row in self._table("show servers state", " "):
+            addresses = found.setdefault(row["be_name"], set())
+            if row["srv_port"].isdecimal() and int(row["srv_port"]):
+                addresses.add(f"{row['srv_addr']}:{row['srv_port']}")
+        return found
+
     def server(self, backend: str, name: str) -> Server:
         """Return one server of a backend; HaproxyError names those there are."""
         servers = self.servers(backend)

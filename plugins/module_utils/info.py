@@ -10,6 +10,7 @@ import typing as t
 from pathlib import Path
 
 from ansible_collections.wsfleet.websockets.plugins.module_utils.generation import Layout, Member
+from ansible_collections.wsfleet.websockets.plugins.module_utils.memory import estimate, max_connections
 from ansible_collections.wsfleet.websockets.plugins.module_utils.process import Kernel, orphans
 from ansible_collections.wsfleet.websockets.plugins.module_utils.supervisor import (
     Process,
@@ -33,8 +34,12 @@ class Info:
         supervisor: Supervisor | None,
         kernel: Kernel,
         clock: t.Callable[[], float] = time.time,
+        router: str = "nginx",
+        tls: bool = True,
     ) -> None:
         self.layout = layout
+        self.router = router
+        self.tls = tls
         self.kernel = kernel
         self.now = clock()
         self.problems: list[str] = []
@@ -64,6 +69,7 @@ class Info:
             "slots": slots,
             "draining": self._draining(others),
             "nginx": self._nginx(),
+            "memory": self._memory([slot["pid"] for slot in slots if slot["pid"]]),
             "problems": self.problems,
         }
 
@@ -130,6 +136,28 @@ class Info:
             return None
         limit: int = generation.stop_seconds
         return max(0, round(told + limit - self.now))
+
+    def _memory(self, pids: list[int]) -> dict[str, t.Any] | None:
+        """What connections take, by the settings that the processes were started with."""
+        for pid in pids:
+            variables = self.kernel.environment(pid)
+            handover = "--handover" in self.kernel.title(pid).split()
+            if each := estimate(variables, self.router, self.tls, handover):
+                available = self.kernel.memory_available()
+                limit = max_connections(variables)
+                return {
+                    "connection_bytes": each.connection_bytes,
+                    "process_bytes": each.process_bytes,
+                    "proxy_bytes": each.proxy_bytes,
+                    "kernel_bytes": each.kernel_bytes,
+                    "worst_bytes": each.worst_bytes,
+                    "available_bytes": available,
+                    "more_connections": available // each.connection_bytes,
+                    "total_bytes": self.kernel.memory_total(),
+                    "max_connections": limit * len(pids) or None,
+                    "max_bytes": limit * len(pids) * each.connection_bytes or None,
+                }
+        return None
 
     def _nginx(self) -> dict[str, t.Any]:
         titles = {pid: self.kernel.title(pid) for pid in self.kernel.pids()}

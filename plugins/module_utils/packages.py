@@ -27,14 +27,14 @@ esac
 exit 0
 """
 # Nobody is asked, configuration files stay as they are, needrestart restarts nothing.
-_ENVIRONMENT = {
+ENVIRONMENT = {
     "DEBIAN_FRONTEND": "noninteractive",
     "LC_ALL": "C.UTF-8",
     "NEEDRESTART_MODE": "l",
     "NEEDRESTART_SUSPEND": "1",
 }
 _DPKG = ["--force-confdef", "--force-confold"]
-_APT = [
+APT = [
     "apt-get",
     "--quiet",
     "--assume-yes",
@@ -99,7 +99,7 @@ class Packages:
         if not self.installed():
             return []
         output = self._run(
-            "asking apt what is to be upgraded", [*self._command(reinstall), "--simulate"], _ENVIRONMENT
+            "asking apt what is to be upgraded", [*self._command(reinstall), "--simulate"], ENVIRONMENT
         )
         found = re.findall(r"^Inst (\S+) (?:\[(\S+)\] )?\((\S+)", output, re.MULTILINE)
         return sorted((Upgrade(*match) for match in found), key=lambda upgrade: upgrade.name)
@@ -108,9 +108,9 @@ class Packages:
         """Do it, with every service left alone and every hold kept."""
         held = {package.name for package in self.installed() if package.held}
         # apt forgets the hold of what it upgrades.
-        _note(self._lifted, held | _noted(self._lifted))
+        note(self._lifted, held | noted(self._lifted))
         with self._services_left_alone():
-            self._run("upgrading the packages", self._command(reinstall), _ENVIRONMENT)
+            self._run("upgrading the packages", self._command(reinstall), ENVIRONMENT)
         self._repair_holds()
 
     def repair(self) -> bool:
@@ -128,15 +128,15 @@ class Packages:
                 self._run(
                     "finishing an upgrade that was cut off",
                     ["dpkg", *_DPKG, "--configure", "--pending"],
-                    _ENVIRONMENT,
+                    ENVIRONMENT,
                 )
         return self._repair_holds() or left or broken
 
     def _repair_holds(self) -> bool:
         """Hold again what an upgrade has lifted the hold of; returns whether there was anything."""
-        lifted = _noted(self._lifted) & {package.name for package in self.installed() if not package.held}
+        lifted = noted(self._lifted) & {package.name for package in self.installed() if not package.held}
         self._mark("hold", lifted)
-        _note(self._lifted, set())
+        note(self._lifted, set())
         return lifted != set()
 
     def to_hold(self) -> list[str]:
@@ -146,23 +146,21 @@ class Packages:
     def to_unhold(self) -> list[str]:
         """What was held by us, rather than by the host's own administrator."""
         return [
-            package.name
-            for package in self.installed()
-            if package.held and package.name in _noted(self._held)
+            package.name for package in self.installed() if package.held and package.name in noted(self._held)
         ]
 
     def hold(self, names: list[str]) -> None:
-        _note(self._held, _noted(self._held) | set(names))
+        note(self._held, noted(self._held) | set(names))
         self._mark("hold", names)
 
     def unhold(self, names: list[str]) -> None:
         self._mark("unhold", names)
-        _note(self._held, _noted(self._held) - set(names))
+        note(self._held, noted(self._held) - set(names))
 
     def _command(self, reinstall: bool) -> list[str]:
         options = ["install", "--only-upgrade", "--no-remove", "--allow-change-held-packages"]
         return [
-            *_APT,
+            *APT,
             *options,
             *(["--reinstall"] if reinstall else []),
             *(package.name for package in self.installed()),
@@ -200,16 +198,18 @@ class Packages:
         return self._policy.exists() and _MARK in self._policy.read_text(errors="replace")
 
 
-def _noted(note: Path) -> set[str]:
-    return set(note.read_text().split()) if note.exists() else set()
+def noted(path: Path) -> set[str]:
+    """Names that the note at ``path`` has, if there is one."""
+    return set(path.read_text().split()) if path.exists() else set()
 
 
-def _note(note: Path, names: set[str]) -> None:
+def note(path: Path, names: set[str]) -> None:
+    """Write them; without any, remove the note and the folders that are empty then."""
     if names:
-        note.parent.mkdir(parents=True, exist_ok=True)
-        note.write_text("".join(f"{name}\n" for name in sorted(names)))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("".join(f"{name}\n" for name in sorted(names)))
         return
-    note.unlink(missing_ok=True)
+    path.unlink(missing_ok=True)
     with contextlib.suppress(OSError):  # others' notes, or none of ours
-        note.parent.rmdir()
-        note.parent.parent.rmdir()
+        path.parent.rmdir()
+        path.parent.parent.rmdir()

@@ -6,6 +6,8 @@
 from __future__ import annotations
 
 import os
+import sys
+import time
 import typing as t
 from dataclasses import dataclass
 from functools import cached_property
@@ -77,6 +79,40 @@ class Kernel:
             self._sockets(pid) & {socket.inode for socket in self._established if socket.port in listening}
         )
 
+    def listening_ports(self, pid: int) -> set[int]:
+        """The TCP ports on which the process itself listens."""
+        sockets = self._sockets(pid)
+        return {row.port for row in self._tcp if row.state == _TCP_LISTENING and row.inode in sockets}
+
+    def listeners(self, pid: int) -> int:
+        """How many listening TCP sockets the process has, a port having one for each address."""
+        return len(self._sockets(pid) & {row.inode for row in self._tcp if row.state == _TCP_LISTENING})
+
+    def outgoing(self, lowest: int, highest: int) -> int:
+        """How many TCP connections the host has begun, from a port of the range."""
+        listening = {row.port for row in self._tcp if row.state == _TCP_LISTENING}
+        ports = [row.port for row in self._established]
+        return sum(lowest <= port <= highest and port not in listening for port in ports)
+
+    def nofile(self, pid: int) -> tuple[int, int]:
+        """How many descriptors the process may have, and to how many it could raise that."""
+        for line in self._lines(f"{pid}/limits"):
+            if line.startswith("Max open files"):
+                soft, hard = line.split()[3:5]
+                return _limit(soft), _limit(hard)
+        return 0, 0
+
+    def descriptors(self, pid: int) -> int:
+        """How many the process has."""
+        try:
+            return sum(1 for _descriptor in (self._proc / str(pid) / "fd").iterdir())
+        except OSError:
+            return 0
+
+    def numbers(self, name: str) -> list[int]:
+        """Those of a file such as sys/fs/file-nr; none where there is no such file."""
+        return [int(word) for word in " ".join(self._lines(name)).split()]
+
     def memory(self, pid: int) -> int:
         """Bytes that the process uses, its part of shared pages included."""
         for line in self._lines(f"{pid}/smaps_rollup"):
@@ -86,8 +122,15 @@ class Kernel:
 
     def memory_available(self) -> int:
         """Bytes that new processes can use without swapping."""
+        return self._meminfo("MemAvailable")
+
+    def memory_total(self) -> int:
+        """Bytes that the host has."""
+        return self._meminfo("MemTotal")
+
+    def _meminfo(self, name: str) -> int:
         for line in self._lines("meminfo"):
-            if line.startswith("MemAvailable:"):
+            if line.startswith(f"{name}:"):
                 return int(line.split()[1]) * 1024
         return 0
 
@@ -187,6 +230,24 @@ def orphans(kernel: Kernel, layout: Layout, supervisord: int) -> dict[int, Membe
         if slot is not None:
             found[pid] = Member(slot, generation)
     return {pid: member for pid, member in found.items() if kernel.parent(pid) not in found}
+
+
+def unread(pid_file: str | None, paths: t.Iterable[Path]) -> list[str]:
+    """Return those of the paths that are newer than the newest process of the program, which is when it read them."""
+    try:
+        main = int(Path(pid_file or "").read_text())
+    except (OSError, ValueError):
+        return []  # it doesn't run
+    kernel = Kernel()
+    ages = [kernel.age(pid) for pid in kernel.pids() if main in (pid, kernel.parent(pid))]
+    if not any(ages):
+        return []
+    read = time.time() - min(filter(None, ages))
+    return sorted(str(path) for path in paths if path.exists() and path.stat().st_mtime > read)
+
+
+def _limit(word: str) -> int:
+    return sys.maxsize if word == "unlimited" else int(word)
 
 
 def _app(socket_path: str) -> str:

@@ -21,12 +21,11 @@ from dataclasses import dataclass, field
 
 from ansible_collections.wsfleet.websockets.plugins.module_utils import health
 from ansible_collections.wsfleet.websockets.plugins.module_utils.generation import Layout, Member, Settings
+from ansible_collections.wsfleet.websockets.plugins.module_utils.memory import PROCESS_BYTES
 from ansible_collections.wsfleet.websockets.plugins.module_utils.process import Kernel, orphans
 from ansible_collections.wsfleet.websockets.plugins.module_utils.progress import Countdown, Every
 from ansible_collections.wsfleet.websockets.plugins.module_utils.supervisor import Process, Supervisor
 
-# What a new process takes before its first connection, 26 MiB for a small app, and a little more.
-NEW_PROCESS_BYTES = 30 * 2**20
 # supervisord restarts a process that dies young; after so many starts we call the release broken.
 STARTS_UNTIL_BROKEN = 3
 # One answer may come late on a busy host; after so many bad ones, a second apart, a process is unhealthy.
@@ -199,9 +198,9 @@ class Rollout:
                 continue
             old = running.get(Member(slot, plan.serving.get(slot, 0)))
             if old is None or not _serves(old):
-                needed += NEW_PROCESS_BYTES
+                needed += PROCESS_BYTES
             elif not self.settings.port:  # there, the old one ends first
-                needed += max(NEW_PROCESS_BYTES, kernel.memory(old.pid))
+                needed += max(PROCESS_BYTES, kernel.memory(old.pid))
         available = kernel.memory_available()
         return Forecast(connections, moving, round(seconds, 1), needed, available, needed <= available)
 

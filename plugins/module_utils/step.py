@@ -15,10 +15,13 @@ class StepError(Exception):
     """What can't be done, in one sentence."""
 
 
-def run(step: str, command: list[str], environment: dict[str, str] | None = None) -> str:
+def run(
+    step: str, command: list[str], environment: dict[str, str] | None = None, accepted: tuple[int, ...] = (0,)
+) -> str:
     """Run ``command`` with ``environment`` added to ours and return its output.
 
-    When it fails, StepError says which ``step`` that was, with the last lines of the command, without passwords.
+    When it ends with another code than those ``accepted``, StepError says which ``step`` that was, with the last
+    lines of the command, without passwords.
     """
     try:
         result = subprocess.run(
@@ -32,7 +35,7 @@ def run(step: str, command: list[str], environment: dict[str, str] | None = None
         )
     except OSError as error:
         raise StepError(f"{step} failed: {error}") from error
-    if result.returncode != 0:
+    if result.returncode not in accepted:
         lines = (result.stderr or result.stdout).strip().splitlines()
         words = without_password("; ".join(line.strip() for line in lines[-5:]))
         raise StepError(f"{step} failed: {words or 'no reason given'}")

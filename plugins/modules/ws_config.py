@@ -141,7 +141,6 @@ validated:
 """
 
 import shutil
-import time
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
@@ -152,7 +151,7 @@ from ansible_collections.wsfleet.websockets.plugins.module_utils.config_set impo
     ConfigSet,
     Node,
 )
-from ansible_collections.wsfleet.websockets.plugins.module_utils.process import Kernel
+from ansible_collections.wsfleet.websockets.plugins.module_utils.process import unread
 
 
 def wanted_nodes(files: list[dict[str, str | None]]) -> dict[str, Node]:
@@ -188,20 +187,6 @@ def missing(root: Path, command: str, needs: list[str]) -> str | None:
         if not Path(need).exists():
             return f"The configuration needs {need}, which doesn't exist."
     return None
-
-
-def unread(pid_file: str | None, paths: list[Path]) -> list[str]:
-    """Return those of the paths that are newer than the newest process of the program, which is when it read them."""
-    try:
-        main = int(Path(pid_file or "").read_text())
-    except (OSError, ValueError):
-        return []  # it doesn't run
-    kernel = Kernel()
-    ages = [kernel.age(pid) for pid in kernel.pids() if main in (pid, kernel.parent(pid))]
-    if not any(ages):
-        return []
-    read = time.time() - min(filter(None, ages))
-    return sorted(str(path) for path in paths if path.exists() and path.stat().st_mtime > read)
 
 
 def diff(root: Path, changes: Changes) -> list[dict[str, str]]:

@@ -30,6 +30,15 @@ options:
   path:
     description: Folder of the app's releases and generations. The default is C(/opt/APP).
     type: path
+  router:
+    description: What sends the host's connections to the processes, for the part of the proxy in RV(memory).
+    type: str
+    choices: [nginx, haproxy, reuse_port]
+    default: nginx
+  tls:
+    description: Whether it ends TLS.
+    type: bool
+    default: true
   https_port:
     description: Port of this host that shows the certificates of O(server_names).
     type: int
@@ -181,6 +190,61 @@ nginx:
       - pid: 640
         age_seconds: 90061
         connections: 3
+memory:
+  description:
+    - What a connection takes, reckoned from the settings that a serving process was started with; null when none runs,
+      and for apps that don't use the runner.
+    - It is what is allocated while no message waits. A fresh connection uses less and grows to this.
+    - >-
+      In the process, 16 KiB for the connection (measured with websockets 17.4, whose documentation says 14), and with
+      compression 13 KiB and the windows and tables of zlib,
+      C((1 << (window + 2)) + (1 << (level + 9)) + (1 << window)), the last twice where connections can move. In nginx
+      47 KiB with TLS, 18 without; in HAProxy 21 and 6; in a process that ends TLS itself 280; in the kernel 9, or 4
+      without a proxy (measured).
+  returned: always
+  type: dict
+  contains:
+    connection_bytes:
+      description: One connection, all parts.
+      type: int
+    process_bytes:
+      description: Its part in the process.
+      type: int
+    proxy_bytes:
+      description: Its part in nginx or HAProxy.
+      type: int
+    kernel_bytes:
+      description: Its part in the kernel.
+      type: int
+    worst_bytes:
+      description: One connection whose client fills the buffers, C((max_queue + 1) * max_size + write_limit) more.
+      type: int
+    available_bytes:
+      description: C(MemAvailable) of the host.
+      type: int
+    more_connections:
+      description: Connections that this is enough for.
+      type: int
+    total_bytes:
+      description: Memory of the host.
+      type: int
+    max_connections:
+      description: Connections that the processes accept together, null without a limit.
+      type: int
+    max_bytes:
+      description: What these take, null without a limit.
+      type: int
+  sample:
+    connection_bytes: 128000
+    process_bytes: 70656
+    proxy_bytes: 48128
+    kernel_bytes: 9216
+    worst_bytes: 17986560
+    available_bytes: 3435973836
+    more_connections: 26843
+    total_bytes: 8589934592
+    max_connections: 20000
+    max_bytes: 2560000000
 certificates:
   description: The certificates that clients are shown, whether or not they would accept them.
   returned: when O(https_port) is set
@@ -231,6 +295,8 @@ def main() -> None:
         {
             "app": {"type": "str", "required": True},
             "path": {"type": "path"},
+            "router": {"type": "str", "choices": ["nginx", "haproxy", "reuse_port"], "default": "nginx"},
+            "tls": {"type": "bool", "default": True},
             "https_port": {"type": "int"},
             "server_names": {"type": "list", "elements": "str", "default": []},
         },
@@ -242,7 +308,9 @@ def main() -> None:
         supervisor = Supervisor.from_configuration() if CONFIGURATION.exists() else None
     except SupervisorError as error:
         module.fail_json(msg=str(error))
-    result = Info(layout, supervisor, Kernel()).result()
+    result = Info(
+        layout, supervisor, Kernel(), router=module.params["router"], tls=module.params["tls"]
+    ).result()
     if port := module.params["https_port"]:
         names = module.params["server_names"]
         result["certificates"] = [certificate(port, name, time.time()) for name in names]

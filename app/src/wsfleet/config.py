@@ -15,7 +15,7 @@ from . import __version__
 
 T = TypeVar("T")
 
-# Set by the deployment for people and scripts; the runner doesn't read them.
+# Set by the deployment for people and scripts; no settings.
 FOREIGN = {"WS_RELEASE", "WS_GENERATION"}
 
 
@@ -158,6 +158,11 @@ class Settings:
         "", short("a path", 4095), "PEM file with the chain to serve on TCP; one that changes is loaded again"
     )
     tls_key: str = setting("", short("a path", 4095), "PEM file with its private key")
+    metrics_socket: str = setting(
+        "",
+        short("a path", 107),
+        "path of a unix socket that answers /metrics, for Prometheus, until the process ends; empty is none",
+    )
     backlog: int = setting(
         4096, whole(1, 65535, "connections"), "connections that the kernel holds until they are accepted"
     )

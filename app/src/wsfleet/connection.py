@@ -13,6 +13,7 @@ from websockets.asyncio.server import ServerConnection
 from websockets.frames import Frame
 
 from . import internals
+from .metrics import Metrics
 
 Handler: TypeAlias = Callable[[Any], Awaitable[None]]
 H = TypeVar("H", bound=Handler)
@@ -37,8 +38,14 @@ class Connection(ServerConnection):
     late: list[Frame]
     """What the client has yet to get of the process before; nothing for handlers."""
 
-    def __init__(self, *arguments: Any, **options: Any) -> None:
+    is_check: bool
+    """Whether it was only a question about the process's health."""
+
+    def __init__(self, *arguments: Any, metrics: Metrics, **options: Any) -> None:
         super().__init__(*arguments, **options)
+        internals.count(self.protocol, metrics.traffic)
+        self._metrics = metrics
+        self.is_check = False
         self.session = {}
         self.resumed = False
         self.moved = False
@@ -67,7 +74,8 @@ class Connection(ServerConnection):
     async def handshake(self, *arguments: Any, **options: Any) -> None:
         """Perform the opening handshake, once in the life of a connection."""
         if not self.resumed:
-            await super().handshake(*arguments, **options)
+            with self._metrics.handshake(self):
+                await super().handshake(*arguments, **options)
 
 
 @dataclass(frozen=True)

@@ -10,13 +10,15 @@ from websockets.exceptions import ConnectionClosed
 from websockets.protocol import State
 
 from .connection import Connection, Handler
+from .metrics import Metrics
 
 
 class Connections:
     """Serves connections with `handler` and knows those it serves, at most `limit` (0: any number)."""
 
-    def __init__(self, handler: Handler, limit: int) -> None:
+    def __init__(self, handler: Handler, limit: int, metrics: Metrics) -> None:
         self._handler = handler
+        self._metrics = metrics
         self._limit = limit
         self._served: dict[Connection, asyncio.Task[Any] | None] = {}  # a dict keeps the order
         self._empty = asyncio.Event()
@@ -49,6 +51,7 @@ class Connections:
         """Serve one connection until it is closed or has moved. That the client has left isn't an error."""
         self._served[connection] = asyncio.current_task()
         self._empty.clear()
+        self._metrics.came(connection)
         try:
             async with connection:  # the library would close it too, but only after it was forgotten here
                 try:
@@ -60,6 +63,7 @@ class Connections:
             if not connection.moved:
                 raise
         finally:
+            self._metrics.went(connection)
             del self._served[connection]
             if not self._served:
                 self._empty.set()

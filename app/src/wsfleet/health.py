@@ -4,9 +4,9 @@
 from collections.abc import Callable
 from http import HTTPStatus
 
-from websockets.asyncio.server import ServerConnection
 from websockets.http11 import Request, Response
 
+from .connection import Connection
 from .connections import Connections
 from .drain import Drain
 
@@ -15,16 +15,17 @@ RETRY_AFTER = 5  # seconds
 
 def make_process_request(
     connections: Connections, drain: Drain
-) -> Callable[[ServerConnection, Request], Response | None]:
+) -> Callable[[Connection, Request], Response | None]:
     """Make the function that serve() asks about each request.
 
     /healthz is 200 while the process is alive. /readyz is 503 while it drains or is full, otherwise 200.
     Any other path is a handshake: 503 with Retry-After while the process is full.
     """
 
-    def process_request(connection: ServerConnection, request: Request) -> Response | None:
+    def process_request(connection: Connection, request: Request) -> Response | None:
         path = request.path.partition("?")[0]
         if path in ("/healthz", "/readyz"):
+            connection.is_check = True
             if request.method not in ("GET", "HEAD"):
                 response = connection.respond(HTTPStatus.METHOD_NOT_ALLOWED, "use GET or HEAD\n")
                 response.headers["Allow"] = "GET, HEAD"

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from types import GeneratorType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import websockets.version
 from websockets.asyncio.server import Server
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from .connection import Connection
 
 VERSION = websockets.version.version
+CONTROL = int(Opcode.CLOSE)  # the least opcode of what isn't a message; a bare number compares faster
 KNOWN = ("17.4",)  # versions of the library for which the tests here were run
 
 
@@ -157,6 +159,38 @@ def let_go(connection: Connection) -> None:
     """Have the connection be closed for this process, without a word on the wire; `abort` follows."""
     connection.protocol.state = State.CLOSED  # a broadcast leaves it out
     connection.close_deadline = connection.loop.time()  # whoever sends gets ConnectionClosed at once
+
+
+@dataclass(slots=True)
+class Traffic:
+    """Messages of all connections."""
+
+    received: int = 0
+    sent: int = 0
+
+
+class Counting(ServerProtocol):
+    """Counts messages where they pass, broadcasts too; a look at each frame is all that it costs."""
+
+    traffic: Traffic
+
+    def recv_frame(self, frame: Frame) -> None:
+        """Process a frame that has come."""
+        if frame.fin and frame.opcode < CONTROL:
+            self.traffic.received += 1
+        super().recv_frame(frame)
+
+    def send_frame(self, frame: Frame) -> None:
+        """Send a frame."""
+        if frame.fin and frame.opcode < CONTROL:
+            self.traffic.sent += 1
+        super().send_frame(frame)
+
+
+def count(protocol: ServerProtocol, traffic: Traffic) -> None:
+    """Have a protocol's messages counted there. It is the library that makes protocols, of its own class only."""
+    protocol.__class__ = Counting
+    cast("Counting", protocol).traffic = traffic
 
 
 def open_protocol(extensions: list[Extension], **options: Any) -> ServerProtocol:

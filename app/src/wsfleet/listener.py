@@ -19,6 +19,7 @@ from .config import Settings
 from .connection import Connection
 from .connections import Connections
 from .internals import DeflateFactory
+from .metrics import Metrics
 from .paths import Bound
 from .receiver import Builder
 from .shared_port import SharedPort, stop_accepting
@@ -80,13 +81,13 @@ def make_options(settings: Settings) -> dict[str, Any]:
     }
 
 
-def make_builder(settings: Settings, listener: Listener) -> Builder:
+def make_builder(settings: Settings, listener: Listener, metrics: Metrics) -> Builder:
     """What makes connections of those that come from another process."""
     options = make_options(settings)
     names = ("ping_interval", "ping_timeout", "close_timeout", "max_queue", "write_limit")
     return Builder(
         listener.server,
-        {name: options[name] for name in names},
+        {name: options[name] for name in names} | {"metrics": metrics},
         {"max_size": settings.max_size},
         compress_settings(settings),
     )
@@ -101,9 +102,10 @@ class Listener:
         self._shared = shared
 
     @classmethod
-    async def open(cls, settings: Settings, **callbacks: Any) -> Listener:
+    async def open(cls, settings: Settings, metrics: Metrics, **callbacks: Any) -> Listener:
         """Start to listen; OSError if that's impossible. `callbacks`: handler and process_request."""
-        options = make_options(settings) | {"create_connection": Connection} | callbacks
+        create_connection = partial(Connection, metrics=metrics)
+        options = make_options(settings) | {"create_connection": create_connection} | callbacks
         host = None if settings.host == "*" else settings.host
         context = Tls(settings.tls_certificate, settings.tls_key).context if settings.tls_key else None
         if not settings.unix_socket:

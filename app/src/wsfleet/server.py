@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """One server process, from its start to its exit code."""
 
+import contextlib
 import importlib
 import inspect
 import logging
 import operator
+import os
 import resource
 import sys
 from asyncio import AbstractEventLoop, Runner
@@ -19,6 +21,7 @@ from .drain import Drain
 from .handover import Handover
 from .health import make_process_request
 from .listener import Listener, make_builder
+from .metrics import Metrics, release_of
 
 logger = logging.getLogger(__name__)
 
@@ -58,7 +61,7 @@ def raise_nofile_limit() -> None:
 
 
 def open_handover(
-    settings: Settings, handler: Handler, connections: Connections, listener: Listener
+    settings: Settings, handler: Handler, connections: Connections, listener: Listener, metrics: Metrics
 ) -> Handover | None:
     """Be ready to receive and send connections; None where they can only be closed."""
     resumption = resumption_of(handler)
@@ -71,28 +74,33 @@ def open_handover(
             ", ".join(internals.KNOWN),
         )
         return None
-    return Handover(settings, connections, resumption, make_builder(settings, listener))
+    return Handover(settings, connections, resumption, make_builder(settings, listener, metrics))
 
 
 async def serve(settings: Settings, handler: Handler) -> int:
     """Serve until SIGTERM or SIGINT; return the exit code, 1 if it's impossible to listen."""
-    connections = Connections(handler, settings.max_connections)
+    metrics = Metrics(release_of(os.environ))
+    connections = Connections(handler, settings.max_connections, metrics)
     drain = Drain(settings, connections)
-    try:
-        listener = await Listener.open(
-            settings,
-            handler=drain.serve if settings.max_age else connections.serve,
-            process_request=make_process_request(connections, drain),
-        )
-    except OSError as error:
-        logger.error(
-            "cannot listen on %s: %s", settings.unix_socket or f"{settings.host}:{settings.port}", error
-        )
-        return 1
-    handover = open_handover(settings, handler, connections, listener)
-    changed = " ".join(f"{name}={shown(value)}" for name, value in settings.changed().items())
-    logger.info("listening on %s, settings: %s", listener, changed or "all default")
-    return await drain.run(listener, handover)
+    metrics.watch(lambda: len(connections), lambda: drain.begun)
+    async with contextlib.AsyncExitStack() as stack:
+        try:
+            await stack.enter_async_context(metrics.serve(settings.metrics_socket))
+            listener = await Listener.open(
+                settings,
+                metrics,
+                handler=drain.serve if settings.max_age else connections.serve,
+                process_request=make_process_request(connections, drain),
+            )
+        except OSError as error:
+            logger.error(
+                "cannot listen on %s: %s", settings.unix_socket or f"{settings.host}:{settings.port}", error
+            )
+            return 1
+        handover = open_handover(settings, handler, connections, listener, metrics)
+        changed = " ".join(f"{name}={shown(value)}" for name, value in settings.changed().items())
+        logger.info("listening on %s, settings: %s", listener, changed or "all default")
+        return await drain.run(listener, handover)
 
 
 def check(settings: Settings) -> None:

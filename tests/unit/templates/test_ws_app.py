@@ -10,12 +10,9 @@ from typing import Any
 
 import pytest
 from ansible.parsing.dataloader import DataLoader
-from ansible.plugins.loader import init_plugin_loader
 from ansible.template import Templar
 
 ROLE = Path(__file__).resolve().parents[3] / "roles/ws_app"
-
-init_plugin_loader()
 
 
 def render(name: str, inputs: dict[str, Any]) -> Any:
@@ -62,6 +59,12 @@ def test_the_bundled_app_is_found() -> None:
         ("ws_app_close_timeout", 61),
         ("ws_app_ping_interval", -1),
         ("ws_app_ping_interval", 3601),
+        ("ws_app_window_bits", 8),
+        ("ws_app_window_bits", 16),
+        ("ws_app_mem_level", 10),
+        ("ws_app_max_queue", 0),
+        ("ws_app_max_queue", 65536),
+        ("ws_app_write_limit", 0),
         ("ws_app_max_size", 0),
         ("ws_app_max_size", 2147483648),
         ("ws_app_max_connections", -1),

@@ -10,12 +10,9 @@ from typing import Any
 
 import pytest
 from ansible.parsing.dataloader import DataLoader
-from ansible.plugins.loader import init_plugin_loader
 from ansible.template import Templar
 
 ROOT = Path(__file__).resolve().parents[3]
-
-init_plugin_loader()
 
 
 def load(role: str, *parts: str) -> dict[str, Any]:
@@ -64,6 +61,10 @@ def test_the_defaults_are_good() -> None:
         ("close_timeout", 61),
         ("max_age_seconds", -1),
         ("max_age_seconds", 2_592_001),
+        ("window_bits", 16),
+        ("mem_level", 10),
+        ("max_queue", 0),
+        ("write_limit", 0),
         ("max_size", 0),
         ("handler", "chat.handler"),
     ],
@@ -90,10 +91,15 @@ def test_inputs_reach_the_runner(monkeypatch: pytest.MonkeyPatch, role: str) -> 
         "drain_seconds": 20,
         "max_age_seconds": 3600,
         "max_connections": 9,
+        "max_queue": 4,
         "max_size": 10,
+        "mem_level": 7,
         "ping_interval": 0,
+        "window_bits": 13,
+        "write_limit": 11,
     }
     assert runner_settings(monkeypatch, **{f"{role}_{name}": value for name, value in inputs.items()}) == {
+        "client_window_bits": 13,
         "close_timeout": 3.0,
         "compression": "off",
         "drain_code": 1012,
@@ -101,6 +107,30 @@ def test_inputs_reach_the_runner(monkeypatch: pytest.MonkeyPatch, role: str) -> 
         "drain_seconds": 20.0,
         "max_age": 3600.0,
         "max_connections": 9,
+        "max_queue": 4,
         "max_size": 10,
+        "mem_level": 7,
         "ping_interval": 0.0,
+        "server_window_bits": 13,
+        "write_limit": 11,
     }
+
+
+@pytest.mark.parametrize(
+    ("limit", "more", "refused"),
+    [
+        (0, {}, False),  # nothing is promised
+        (10_000, {}, False),
+        (18_000, {}, True),
+        (18_000, {"ws_app_compression": "memory"}, False),
+        (18_000, {"ws_nginx_tls": False}, False),
+        (18_000, {"ws_router": "haproxy"}, False),
+        (18_000, {"ws_app_environment": {"WS_MAX_CONNECTIONS": 10_000}}, False),
+        (18_000, {"ws_app_command": "python server.py"}, False),  # nothing is known
+    ],
+)
+def test_more_connections_than_memory_are_refused(limit: int, more: dict[str, Any], refused: bool) -> None:
+    host = {"processor_nproc": 2, "memtotal_mb": 4096}
+    inputs = {"ws_app_max_connections": limit, "ansible_facts": host, **more}
+    problem = render("__ws_supervisor_memory_problem", inputs)
+    assert problem.startswith("18000 for each of 2 processes") if refused else problem == ""

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import argparse
 import copy
 import json
 from collections.abc import Mapping, Sequence
@@ -11,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tools import bench, bench_hosts, servers
+from tools import bench, bench_hosts, bench_memory, bench_speed, servers
 from tools.bench import BenchError, Change
 from tools.bench_picture import draw, total
 from tools.servers import Engine, Host
@@ -78,6 +79,21 @@ HANDOVER: dict[str, Any] = {
         }
     ],
     "idle": [{"loop": "uvloop", "handover": True, "kib_per_connection": 71.04, "us_per_message": 65.6}],
+    "about": ABOUT,
+}
+MEMORY: dict[str, Any] = {
+    "settings": [
+        {
+            "bits": bits,
+            "level": level,
+            "allocated_kib": kib,
+            "pss_kib": kib,
+            "bytes": 9,
+            "us_per_message": 1.0,
+        }
+        for (bits, level), (kib, *_rest) in bench_memory.PUBLISHED.items()
+    ],
+    "chain": [],
     "about": ABOUT,
 }
 LOST = proof(
@@ -162,18 +178,17 @@ def test_hosts() -> None:
 
 
 def test_routers() -> None:
-    measured = {"per_second": 1.0, "p99_ms": 2.0}
-    router = {
-        "router": "nginx",
-        "handshakes": measured,
-        "messages": measured,
+    speed = {
+        "handshakes_per_second": 1.0,
+        "handshake_p99_ms": 2.0,
+        "messages_per_second": 3.0,
+        "busy_p99_ms": 4.0,
         "spread": 0.5,
-        "kib_per_connection": 60.0,
-        "attempts": 9,
-        "lost": 0,
+        "kib": 60.0,
     }
-    lines = list(bench.routers_lines({"routers": [router], "about": ABOUT}))
-    assert lines[2] == "| `nginx` | 1 | 2 | 1 | 2 | 0.5 | 60 | 0 of 9 |"
+    rows = {"rows": dict.fromkeys(bench_speed.ROUTERS.values(), speed), "about": ABOUT}
+    lines = list(bench.routers_lines(rows, {"routers": [{"router": "nginx", "attempts": 9, "lost": 0}]}))
+    assert lines[2] == "| `nginx` | 1 | 2 | 3 | 4 | 0.5 | 60 | 0 of 9 |"
 
 
 def test_about() -> None:
@@ -364,7 +379,7 @@ def test_servers_are_new_and_removed_also_after_a_failure(monkeypatch: pytest.Mo
     monkeypatch.setattr(servers, "down", lambda _engine, fleet: done.append(fleet))
     monkeypatch.setattr(bench, "measure_load", fail)
     with pytest.raises(BenchError, match="no"):
-        bench.measure("load", 1, 1)
+        bench.measure("load", argparse.Namespace(rate=1, held=1))
     assert done == ["bench", ("bench", 3), ["debian12", "debian13"], "bench"]
 
 
@@ -402,10 +417,14 @@ def test_only_our_own_broken_promises_are_failures(
 def test_figures_of_the_other_part_are_kept(places: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
 
-    def measure(part: str, rate: float, held: int) -> dict[str, Any]:
-        asked.append((part, rate, held))
+    def measure(part: str, wanted: argparse.Namespace) -> dict[str, Any]:
+        asked.append((part, wanted.rate, wanted.held))
         if part == "handover":
             return HANDOVER
+        if part == "speed":
+            return {"rows": {}, "errors": {}, "peers": {}, "rounds": 1, "about": ABOUT}
+        if part == "memory":
+            return MEMORY
         return figures(usual=LOST) if part == "load" else {"runs": [], "routers": [], "about": ABOUT}
 
     monkeypatch.setattr(bench, "measure", measure)
@@ -421,7 +440,7 @@ def test_figures_of_the_other_part_are_kept(places: Path, monkeypatch: pytest.Mo
     assert results.read_text() == text
     assert len(asked) == 2
     assert run(monkeypatch) == 0
-    assert [part for part, *_ in asked[2:]] == ["load", "handover", "hosts", "routers"]
+    assert [part for part, *_ in asked[2:]] == bench.PARTS
 
 
 def test_what_can_t_be_measured_is_a_sentence(
@@ -433,3 +452,22 @@ def test_what_can_t_be_measured_is_a_sentence(
     monkeypatch.setattr(bench, "measure", fail)
     assert run(monkeypatch, "load") == 1
     assert capsys.readouterr().err == "bench: site.yml failed\n"
+
+
+def test_some_rows_or_a_quick_run_are_printed_not_published(
+    places: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    wanted: list[argparse.Namespace] = []
+
+    def measure(_part: str, arguments: argparse.Namespace) -> dict[str, Any]:
+        wanted.append(arguments)
+        return {"rows": {}, "errors": {"node": "no"}, "peers": {}, "rounds": 1, "about": ABOUT}
+
+    monkeypatch.setattr(bench, "measure", measure)
+    assert run(monkeypatch, "speed", "--rows", "node,uvicorn", "--rounds", "2") == 0
+    assert (wanted[0].rows, wanted[0].rounds, wanted[0].quick) == (["node", "uvicorn"], 2, False)
+    assert "`node` couldn't be measured: no" in capsys.readouterr().out
+    assert not (places / "figures.json").exists()
+    assert "old speed" in (places / "bench" / "RESULTS.md").read_text()
+    with pytest.raises(SystemExit):
+        run(monkeypatch, "load", "--quick")

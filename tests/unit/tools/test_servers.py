@@ -40,6 +40,15 @@ def test_changed_recipe_is_another_image(image: str, monkeypatch: pytest.MonkeyP
     assert servers.tag(image) != before
 
 
+def test_extended_image_is_its_base_with_more() -> None:
+    for image, (base, more) in servers.EXTENDED.items():
+        own = servers.recipe(image)
+        assert f"--include={','.join([*servers.INSTALLED, *more])}" in own
+        assert own[-2:] == servers.recipe(base)[-2:]
+        assert servers.tag(image).startswith(f"localhost/wsfleet/{image}:")
+        assert image not in servers.IMAGES  # which `make setup` builds
+
+
 def test_image_name_does_not_tell_the_mirror() -> None:
     assert "mirror" not in servers.tag("debian12")
 

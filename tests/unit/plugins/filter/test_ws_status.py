@@ -35,6 +35,7 @@ def info(**rest: t.Any) -> dict[str, t.Any]:
         "slots": [member(0, 2), member(1, 2)],
         "draining": [],
         "nginx": {"workers": 2, "old_workers": []},
+        "memory": None,
         "problems": [],
         **rest,
     }
@@ -90,6 +91,37 @@ def test_old_workers_of_nginx_and_problems_are_said() -> None:
         "nginx worker 7 (1m 0s old) was replaced by a reload and stays until its 3 connections end"
     )
     assert lines[-1] == "problem: chat_03 has no process of generation 2 (FATAL)"
+
+
+MEMORY = {
+    "connection_bytes": 121 * 1024,
+    "process_bytes": 65 * 1024,
+    "proxy_bytes": 47 * 1024,
+    "kernel_bytes": 9 * 1024,
+    "worst_bytes": 17 * 2**20,
+    "available_bytes": 3.2 * 2**30,
+    "more_connections": 27731,
+    "total_bytes": 8 * 2**30,
+    "max_connections": None,
+    "max_bytes": None,
+}
+
+
+def test_memory_of_a_connection_and_of_the_host() -> None:
+    assert status(info(memory=MEMORY))[-2:] == [
+        (
+            "about 121 KiB of memory per connection (process 65 KiB, proxy 47 KiB, kernel 9 KiB), "
+            "17 MiB if a client fills every buffer"
+        ),
+        "3.2 GiB of the host's 8.0 GiB are available, enough for about 27,000 more connections",
+    ]
+
+
+def test_memory_without_a_proxy_and_with_a_limit() -> None:
+    limited = MEMORY | {"proxy_bytes": 0, "max_connections": 20000, "max_bytes": 2.3 * 2**30}
+    lines = status(info(memory=limited))
+    assert "(process 65 KiB, kernel 9 KiB)" in lines[-2]
+    assert lines[-1].endswith("more connections; all 20,000 that the processes accept take about 2.3 GiB")
 
 
 def test_nothing_there() -> None:

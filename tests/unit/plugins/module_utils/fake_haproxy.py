@@ -125,6 +125,7 @@ class Haproxy(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
         self.lock = threading.Lock()
         self.backends: dict[str, dict[str, FakeServer]] = {}
         self.certificates: dict[str, str | None] = {}  # PEM by path, None when it is empty
+        self.info: dict[str, int | str] = {"Name": "HAProxy", "Pid": 900}
         self.transaction: Transaction | None = None
         self.commands: list[str] = []
         self.refusal = ""  # what it answers to `set` and `commit`
@@ -139,6 +140,8 @@ class Haproxy(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
         match words:
             case ["show", "servers", "state"]:
                 return self._show_state()
+            case ["show", "info"]:
+                return "".join(f"{name}: {value}\n" for name, value in self.info.items())
             case ["show", "stat", "-1", "4", "-1"]:
                 return self._show_stat()
             case ["set", "server", server, "state", state]:

@@ -60,6 +60,7 @@ def test_bare_host(tmp_path: Path) -> None:
         "slots": [],
         "draining": [],
         "nginx": {"workers": 0, "old_workers": []},
+        "memory": None,
         "problems": [],
     }
 
@@ -175,6 +176,29 @@ def test_mixed_generations_are_a_problem(host: ObservedHost) -> None:
 def test_app_on_ports_needs_no_socket(host: ObservedHost) -> None:
     host.roll(port=8100)
     assert host.look()["problems"] == []
+
+
+def test_memory_is_reckoned_from_what_the_process_was_started_with(host: ObservedHost) -> None:
+    assert host.look()["memory"] is None  # it isn't the runner
+    folder = host.start(host.pid("echo_00-g1"), age=9)
+    environment = ["WS_COMPRESSION=off", "WS_MAX_CONNECTIONS=100", "WS_MAX_SIZE=1024", "WS_WRITE_LIMIT=1024"]
+    (folder / "environ").write_text("\0".join(environment))
+    (folder / "cmdline").write_text("python\0-m\0wsfleet\0--handover\0")
+    assert host.look()["memory"] == {
+        "connection_bytes": 72 * 1024,
+        "process_bytes": 16 * 1024,
+        "proxy_bytes": 47 * 1024,
+        "kernel_bytes": 9 * 1024,
+        "worst_bytes": (72 + 17 + 1) * 1024,
+        "available_bytes": 1000 * 2**20,
+        "more_connections": 1000 * 1024 // 72,
+        "total_bytes": 9 * 1024,
+        "max_connections": 200,
+        "max_bytes": 200 * 72 * 1024,
+    }
+    (folder / "environ").write_text("WS_COMPRESSION=balanced")
+    memory = host.look()["memory"]
+    assert (memory["process_bytes"], memory["max_connections"]) == ((65 + 4) * 1024, None)
 
 
 def test_old_workers_of_nginx(host: ObservedHost) -> None:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -50,6 +51,29 @@ def test_connections_of_a_unix_socket(tmp_path: Path, bound: str, monkeypatch: p
         assert not Kernel().listens(os.getpid(), Address(f"{tmp_path}/echo_01.sock"))
     assert Kernel().connections(os.getpid(), address) == 0
     assert not Kernel().listens(os.getpid(), address)
+
+
+def test_descriptors_and_their_limit() -> None:
+    kernel, me = Kernel(), os.getpid()
+    assert kernel.nofile(me) == resource.getrlimit(resource.RLIMIT_NOFILE)
+    before = kernel.descriptors(me)
+    with Path(os.devnull).open():
+        assert kernel.descriptors(me) == before + 1
+    assert (kernel.nofile(2**30), kernel.descriptors(2**30)) == ((0, 0), 0)
+
+
+def test_ports_that_the_process_listens_on_and_connections_that_it_began() -> None:
+    with ExitStack() as stack:
+        listener = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
+        port = listener.getsockname()[1]
+        client = stack.enter_context(socket.create_connection(("127.0.0.1", port)))
+        stack.enter_context(listener.accept()[0])
+        assert port in Kernel().listening_ports(os.getpid())
+        assert Kernel().listeners(os.getpid()) >= 1
+        own = client.getsockname()[1]
+        assert Kernel().outgoing(own, own) == 1
+        assert Kernel().outgoing(port, port) == 0, "others began those that came in there"
+        assert port not in Kernel().listening_ports(os.getppid())
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
