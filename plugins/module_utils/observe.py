@@ -126,8 +126,8 @@ class Observer:
                 "max_connections": self._max_connections(kernel, connections),
             },
             "router": self._part(routers, cpu),
-            "memory_bytes": self._memory("MemTotal"),
-            "memory_available_bytes": self._memory("MemAvailable"),
+            "memory_bytes": kernel.memory_total(),
+            "memory_available_bytes": kernel.memory_available(),
             "lag_ms": round(1000 * max(known), 1) if known else None,
             "said": said,
             "log_size": log_size,
@@ -140,7 +140,7 @@ class Observer:
             "cpu_percent": round(sum(cpu[pid] for pid in pids), 1),
             "busiest_percent": round(max((cpu[pid] for pid in pids), default=0), 1),
             "memory_bytes": sum(kernel.memory(pid) for pid in pids),
-            "files_percent": round(max((self._files(pid) for pid in pids), default=0), 1),
+            "files_percent": round(max((_files(kernel, pid) for pid in pids), default=0), 1),
         }
 
     def _max_connections(self, kernel: Kernel, connections: list[int]) -> bool:
@@ -155,21 +155,8 @@ class Observer:
         fields = self._read(f"{pid}/stat").rpartition(")")[2].split()
         return int(fields[11]) + int(fields[12]) if fields else 0
 
-    def _files(self, pid: int) -> float:
-        """Return how many percent of its open files a process uses."""
-        limit = re.search(r"^Max open files +(\d+)", self._read(f"{pid}/limits"), re.MULTILINE)
-        try:
-            used = len(list((self.proc / str(pid) / "fd").iterdir()))
-        except OSError:
-            return 0
-        return 100 * used / int(limit[1]) if limit else 0
-
     def _host(self) -> list[int]:
         return [int(value) for value in self._read("stat").partition("\n")[0].split()[1:9]]
-
-    def _memory(self, name: str) -> int:
-        found = re.search(rf"^{name}: +(\d+)", self._read("meminfo"), re.MULTILINE)
-        return int(found[1]) * 1024 if found else 0
 
     def _said(self, log_from: int | None) -> tuple[dict[str, int], int]:
         """Return how often nginx has named each limit since then, and where the log ends now."""
@@ -189,6 +176,12 @@ class Observer:
             return (self.proc / name).read_text(errors="replace")
         except OSError:
             return ""
+
+
+def _files(kernel: Kernel, pid: int) -> float:
+    """Return how many percent of its open files a process uses."""
+    limit = int(kernel.nofile(pid)[0])
+    return 100 * int(kernel.descriptors(pid)) / limit if limit else 0.0
 
 
 def _busy(before: list[int], after: list[int]) -> float:

@@ -59,7 +59,9 @@ class Proc:
             (folder / str(pid) / "fd").mkdir(parents=True)
             (folder / str(pid) / "comm").write_text(f"{name}\n")
             (folder / str(pid) / "smaps_rollup").write_text(f"Pss: {pid} kB\n")
-            (folder / str(pid) / "limits").write_text("Max open files            4                 8\n")
+            (folder / str(pid) / "limits").write_text(
+                "Max open files            4                 8      files\n"
+            )
             (folder / str(pid) / "environ").write_text("A=b\0WS_MAX_CONNECTIONS=0\0")
         self.spend(0, 0, 0)
 
