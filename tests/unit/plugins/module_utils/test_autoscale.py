@@ -246,14 +246,15 @@ def simulate(hosts: int, spares: int, peak: float, step: int) -> dict[str, list[
 
 
 def test_a_day_of_a_thousand_servers() -> None:
-    history = simulate(hosts=1000, spares=0, peak=2.4, step=40)
+    # An hour is longer than any time to wait: what keeps them from flapping is the bounds.
+    history = simulate(hosts=1000, spares=0, peak=2.4, step=60)
     numbers = [[now for now, _cpu, _serving in days] for days in history.values()]
     steps = [[b - a for a, b in itertools.pairwise(days)] for days in numbers]
-    assert max(sum(step != 0 for step in host) for host in steps) <= 12, "few changes"
-    assert max(turns([step for step in host if step]) for host in steps) <= 4, "no flapping"
+    assert max(sum(step != 0 for step in host) for host in steps) <= 10, "few changes"
+    assert max(turns([step for step in host if step]) for host in steps) <= 3, "no flapping"
     highs = [[cpu > 70 for _now, cpu, _serving in days] for days in history.values()]
     assert max(longest(host) for host in highs) <= 3, "above for at most so many runs"
-    assert sum(map(sum, highs)) < 4 * 1000, "of 36 runs, so few for each"
+    assert sum(map(sum, highs)) < 4 * 1000, "of 24 runs, so few for each"
     assert max(map(max, numbers)) > 2 * min(map(min, numbers)) > 0, "it followed the load"
 
 
