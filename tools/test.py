@@ -34,7 +34,7 @@ LOGS = BUILD / "logs"
 JUNIT = LOGS / "pytest.xml"
 PYTHON_FILES = ("app/src", "app/tests", "bench", "plugins", "roles", "tests", "tools")
 GROUPS = ("lint", "unit", "package", "scenarios", "soak")
-SOAK = ("acme", "failures", "reuse_port", "upkeep")
+SOAK = ("acme", "autoscale", "capacity", "failures", "metrics", "reuse_port", "upkeep")
 LONGEST = (
     "rollout",
     "edge",

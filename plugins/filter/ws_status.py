@@ -128,6 +128,8 @@ def status(info: dict[str, t.Any], edge: bool = False) -> list[str]:
     ]
     total = sum(member["connections"] for member in [*info["slots"], *info["draining"]])
     lines.append(f"{total} connections, release {info['release'] or 'unknown'}")
+    if info["out_of_service"]:
+        lines.append(f"out of service, by {info['out_of_service']}")
     lines += [
         f"{app}_{slot['slot']:02d} took over {slot['handover']['moved']:.0f} connections from the process before, each "
         f"paused for {slot['handover']['pause_max_ms']:.0f} ms at most; {slot['handover']['stayed']:.0f} were closed"

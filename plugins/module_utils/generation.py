@@ -118,6 +118,7 @@ class Layout:
         self.logs = self._at(f"/var/log/{app}")
         self.programs = self._at("/etc/supervisor/conf.d")
         self.tmpfiles = self._at(f"/etc/tmpfiles.d/wsfleet-{app}.conf")
+        self.state = self._at(f"/var/lib/wsfleet/apps/{app}")
         self._slot = re.compile(rf"{re.escape(app)}_(\d+)")
         self._program = re.compile(rf"{self._slot.pattern}-g(\d+)")
 
@@ -217,6 +218,13 @@ class Layout:
         note = self._note(pid, start_ticks)
         return note.stat().st_mtime if note.exists() else 0.0
 
+    def out_of_service(self) -> str:
+        """Who took the host out of service; empty when it serves."""
+        try:
+            return (self.state / "drained").read_text().strip() or "operator"
+        except FileNotFoundError:
+            return ""
+
     def _abandoned(self, number: int) -> Path:
         return self._folder(number) / "abandoned"
 
@@ -309,6 +317,10 @@ class Layout:
 
     def _handover_socket(self, member: Member) -> Path:
         return self._sockets(member.generation) / f"{self.slot_name(member.slot)}.sock.handover"
+
+    def metrics(self, member: Member) -> Address:
+        """Where the member's process answers /metrics, if it does; role ws_supervisor has the runner bind it."""
+        return Address(str(self._sockets(member.generation) / f"{self.slot_name(member.slot)}.metrics"))
 
     def handover(self, member: Member) -> dict[str, float]:
         """What the member noted of the connections that it took over last; empty if it took none."""

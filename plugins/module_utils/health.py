@@ -82,6 +82,20 @@ def problem(address: Address, path: str, timeout: float = 5.0) -> str:
     )
 
 
+def get(address: Address, path: str, timeout: float = 2.0) -> str:
+    """What GET of the path answers with 200; empty when it doesn't."""
+    connection = _Connection(address, timeout)
+    try:
+        connection.request("GET", path)
+        response = connection.getresponse()
+        text = response.read().decode(errors="replace")
+    except (OSError, http.client.HTTPException):
+        return ""
+    finally:
+        connection.close()
+    return text if response.status == http.HTTPStatus.OK else ""
+
+
 def _say_goodbye(connection: t.Any) -> None:
     """Close with 1000, so that the app doesn't log a client that vanished."""
     connection.sendall(_CLOSE_1000)

@@ -66,6 +66,7 @@ class Info:
             "app": self.layout.app,
             "release": self._release(self._generation),
             "generation": self._generation,
+            "out_of_service": self.layout.out_of_service(),
             "slots": slots,
             "draining": self._draining(others),
             "nginx": self._nginx(),

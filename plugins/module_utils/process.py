@@ -1,7 +1,7 @@
 # Copyright (c) 2026 The wsfleet maintainers
 # GNU General Public License v3.0 or later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What the kernel says about processes: their connections, memory, age, and where they come from."""
+"""What the kernel says about processes: their connections, work, memory, age, and where they come from."""
 
 from __future__ import annotations
 
@@ -120,6 +120,16 @@ class Kernel:
                 return int(line.split()[1]) * 1024
         return 0
 
+    def cpu_seconds(self, pid: int) -> float:
+        """Seconds of a core that the process has used since it was started."""
+        stat = self._stat(pid)
+        return (int(stat[11]) + int(stat[12])) / _CLOCK_TICKS if stat else 0.0
+
+    def host_ticks(self) -> tuple[int, int]:
+        """What the host's processors have spent since boot: idle, and altogether."""
+        spent = [int(value) for value in self._lines("stat")[0].split()[1:9]]
+        return spent[3] + spent[4], sum(spent)
+
     def memory_available(self) -> int:
         """Bytes that new processes can use without swapping."""
         return self._meminfo("MemAvailable")
@@ -154,6 +164,10 @@ class Kernel:
         while pid and pid != ancestor:
             pid = self.parent(pid)
         return pid != 0 and pid == ancestor
+
+    def name(self, pid: int) -> str:
+        """Of the program that it runs."""
+        return "".join(self._lines(f"{pid}/comm"))
 
     def title(self, pid: int) -> str:
         """The command line, or what the process has made of it."""
@@ -217,6 +231,12 @@ class Kernel:
             return (self._proc / name).read_text(errors="replace").split("\n")
         except OSError:
             return []
+
+
+def busy_percent(before: tuple[int, int], after: tuple[int, int]) -> float:
+    """How many percent of the host's processors were busy between two looks at host_ticks."""
+    idle, spent = (late - early for early, late in zip(before, after, strict=True))
+    return 100 * (1 - idle / spent) if spent > 0 else 0.0
 
 
 def orphans(kernel: Kernel, layout: Layout, supervisord: int) -> dict[int, Member]:

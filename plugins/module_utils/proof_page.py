@@ -67,7 +67,7 @@ MARKERS = {  # marker, label, colour and place in the lane of each kind of mark
     "switch": ("D", "slot switched", "good", -0.2),
 }
 
-PAGE = """\
+HEAD = """\
 <!DOCTYPE html>
 <html lang="en">
 <head>
@@ -104,6 +104,9 @@ footer, .soft {{ color: var(--soft); }}
 footer {{ margin-top: 2rem; font-size: .9rem; }}
 </style>
 </head>
+"""
+
+BODY = """\
 <body class="{state}">
 <h1>{title}</h1>
 <p class="verdict">{headline}</p>
@@ -146,10 +149,8 @@ def page(title: str, proof: Proof, marks: Marks, verdict: Mapping[str, Any]) -> 
         for state, promise in sorted(items, key=lambda item: item[0])
     ]
     promises += [f'<li class="note">{html.escape(note)}</li>' for note in verdict["notes"]]
-    return PAGE.format(
+    return head(title) + BODY.format(
         title=html.escape(title),
-        light=style(0),
-        dark=style(1),
         state="broken" if broken else "kept",
         headline=f"{headline}.",
         summary=html.escape(summary),
@@ -165,6 +166,11 @@ def page(title: str, proof: Proof, marks: Marks, verdict: Mapping[str, Any]) -> 
             "Made by wsfleet.websockets.ws_report."
         ),
     )
+
+
+def head(title: str) -> str:
+    """Return what a page begins with, up to its body."""
+    return HEAD.format(title=html.escape(title), light=style(0), dark=style(1))
 
 
 def style(scheme: int) -> str:
@@ -240,7 +246,12 @@ def elapsed(seconds: float, _position: object = None) -> str:
 
 
 def svg(proof: Proof, marks: Marks, description: str) -> str:
-    """Return the time line as an SVG element whose colours are variables of the page's style."""
+    """Return the time line as an SVG element."""
+    return render(lambda: draw(proof, marks), "Time line of the proof", description)
+
+
+def render(draw: Callable[[], Figure], title: str, description: str) -> str:
+    """Return a figure as an SVG element whose colours are variables of the page's style."""
     settings: Any = {
         "svg.fonttype": "none",  # text stays text, in the page's font
         "svg.hashsalt": "wsfleet",  # the same proof gives the same page
@@ -248,7 +259,7 @@ def svg(proof: Proof, marks: Marks, description: str) -> str:
         "text.parse_math": False,
     }
     with mpl.rc_context(settings):
-        figure = draw(proof, marks)
+        figure = draw()
         buffer = io.StringIO()
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
     text = buffer.getvalue()
@@ -260,7 +271,7 @@ def svg(proof: Proof, marks: Marks, description: str) -> str:
     head, _end, rest = text.partition(">")
     return (
         f'{head} role="img" aria-labelledby="timeline-title timeline-text">'
-        f'<title id="timeline-title">Time line of the proof</title>'
+        f'<title id="timeline-title">{html.escape(title)}</title>'
         f'<desc id="timeline-text">{html.escape(description)}</desc>{rest}'
     )
 

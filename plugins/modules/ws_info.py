@@ -81,6 +81,11 @@ generation:
   returned: always
   type: int
   sample: 7
+out_of_service:
+  description: Who took the host out of service, V(autoscale) or V(operator); empty when it serves.
+  returned: always
+  type: str
+  sample: ""
 slots:
   description: The slots, each with the process that serves it.
   returned: always

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ansible_collections.wsfleet.websockets.plugins.module_utils.generation import Layout, Member
 from prometheus_client.parser import text_string_to_metric_families
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -109,8 +110,9 @@ class Host:
                 connection.sendall(text.encode())
                 connection.close()
 
-        app = slot.rpartition("_")[0]
-        self.listen(self.run / app / f"g{generation}" / f"{slot}.metrics", say)
+        app, _line, number = slot.rpartition("_")
+        layout = Layout(app, f"/opt/{app}", str(self.run.parent))
+        self.listen(Path(layout.metrics(Member(int(number), generation)).socket_path), say)
 
     def supervisord(self, *states: tuple[str, str]) -> None:
         """Have states.py say these."""

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from ansible.parsing.dataloader import DataLoader
 from ansible.template import Templar
+from ansible_collections.wsfleet.websockets.plugins.module_utils.generation import Layout, Member
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -134,3 +135,14 @@ def test_more_connections_than_memory_are_refused(limit: int, more: dict[str, An
     inputs = {"ws_app_max_connections": limit, "ansible_facts": host, **more}
     problem = render("__ws_supervisor_memory_problem", inputs)
     assert problem.startswith("18000 for each of 2 processes") if refused else problem == ""
+
+
+def test_a_process_says_its_figures_where_it_is_asked_for_them() -> None:
+    layout, member = Layout("echo", "/opt/echo"), Member(3, 7)
+    command = render("__ws_supervisor_runner", {})
+    name = layout.slot_name(member.slot)
+    path = Path(layout.metrics(member).socket_path)
+    assert f'--metrics-socket "{path.name}"' in command.replace("$SUPERVISOR_PROCESS_NAME", name)
+    assert path.parent == Path(layout.address(member, 0).socket_path).parent, (
+        "the folder that it is started in"
+    )

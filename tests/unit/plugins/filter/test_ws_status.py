@@ -32,6 +32,7 @@ def info(**rest: t.Any) -> dict[str, t.Any]:
         "app": "chat",
         "release": "1.2-0d5a3e7c91fb",
         "generation": 2,
+        "out_of_service": "",
         "slots": [member(0, 2), member(1, 2)],
         "draining": [],
         "nginx": {"workers": 2, "old_workers": []},
@@ -56,6 +57,10 @@ def test_a_row_for_each_slot_and_the_total() -> None:
         "chat_01  1.2-0d5a3e7c91fb  2    running  101  1h 1m  10           30 MiB",
         "20 connections, release 1.2-0d5a3e7c91fb",
     ]
+
+
+def test_a_host_out_of_service_is_shown_with_who_took_it_out() -> None:
+    assert status(info(out_of_service="autoscale"))[-1] == "out of service, by autoscale"
 
 
 def test_what_drains_is_shown_with_the_time_it_has_and_counted() -> None:

@@ -13,7 +13,7 @@ from http import HTTPStatus
 from pathlib import Path
 
 import pytest
-from ansible_collections.wsfleet.websockets.plugins.module_utils.health import Address, problem
+from ansible_collections.wsfleet.websockets.plugins.module_utils.health import Address, get, problem
 from websockets.asyncio.server import ServerConnection, unix_serve
 from websockets.http11 import Request, Response
 
@@ -121,3 +121,10 @@ def test_process_that_accepts_and_says_nothing(tmp_path: Path, family: socket.Ad
         address = Address(path) if family == socket.AF_UNIX else Address(port=listener.getsockname()[1])
         found: t.Any = problem(address, "", timeout=0.2)
     assert found == f"{address} doesn't answer: timed out"
+
+
+def test_get_is_what_is_answered_with_200(app: App, tmp_path: Path) -> None:
+    assert get(Address(app.path), "/readyz") == "\n"
+    assert get(Address(app.path), "/full") == ""
+    assert get(Address(app.path), "/") == "", "a handshake is wanted there"
+    assert get(Address(str(tmp_path / "none.sock")), "/readyz") == ""

@@ -57,6 +57,7 @@ def test_bare_host(tmp_path: Path) -> None:
         "app": "echo",
         "release": "",
         "generation": None,
+        "out_of_service": "",
         "slots": [],
         "draining": [],
         "nginx": {"workers": 0, "old_workers": []},

@@ -190,3 +190,15 @@ def test_orphans_are_the_first_of_their_family_and_ours(tmp_path: Path) -> None:
         assert orphans(Kernel(), layout, supervisord=0) == found
         assert orphans(Kernel(), layout, supervisord=first) == {second: Member(3, 12)}
         assert orphans(Kernel(), layout, supervisord=os.getpid()) == {}
+
+
+def test_work_is_what_the_process_did() -> None:
+    program = "import time\nwhile time.process_time() < 0.3: pass\nprint(flush=True); input()"
+    with subprocess.Popen(
+        [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as child:
+        assert child.stdout is not None
+        child.stdout.readline()
+        assert 0.25 < Kernel().cpu_seconds(child.pid) < 1.0
+        child.kill()
+    assert Kernel().cpu_seconds(child.pid) == 0.0
