@@ -271,5 +271,6 @@ def _limit(word: str) -> int:
 
 
 def _app(socket_path: str) -> str:
-    """The name of a slot's socket without the slot's number."""
-    return Path(socket_path).name.rpartition("_")[0]
+    """The name of a slot's socket without the slot's number; the socket of its metrics has another suffix."""
+    path = Path(socket_path)
+    return path.stem.rpartition("_")[0] + path.suffix

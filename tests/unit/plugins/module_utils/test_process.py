@@ -36,13 +36,14 @@ def connect(stack: ExitStack, listener: socket.socket, times: int) -> list[socke
 def test_connections_of_a_unix_socket(tmp_path: Path, bound: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     address = Address(f"{tmp_path}/echo_00.sock")
+    others = ("other_echo_00.sock", "echo_00.metrics")
     with ExitStack() as stack:
-        for name in (bound.format(folder=tmp_path), "other_echo_00.sock"):
+        for name in (bound.format(folder=tmp_path), *others):
             listener = stack.enter_context(socket.socket(socket.AF_UNIX))
             listener.bind(name)
             listener.listen()
-            accepted = connect(stack, listener, 3 if name != "other_echo_00.sock" else 1)
-            if name != "other_echo_00.sock":
+            accepted = connect(stack, listener, 1 if name in others else 3)
+            if name not in others:
                 accepted[0].close()
         assert Kernel().connections(os.getpid(), address) == 2
         assert Kernel().connections(os.getppid(), address) == 0, "they are another process's"
