@@ -74,13 +74,6 @@ capacity: "{{ lookup('ansible.builtin.file', inventory_dir ~ '/capacity.json') |
 plan: "{{ capacity.figures | wsfleet.websockets.ws_plan(20000, 8000, servers=groups['ws_servers'] | length) }}"
 ws_supervisor_processes: "{{ plan.processes }}"
 ws_app_max_connections: "{{ plan.variables.ws_app_max_connections }}"
-
-# What a task can do with it
-- name: Say how many servers it takes
-  ansible.builtin.debug:
-    msg: "{{ (figures | wsfleet.websockets.ws_plan(20000, 8000)).servers }}"
-  vars:
-    figures: {processes: 4, connections: 9000, messages_per_second: 12000}
 """
 
 RETURN = r"""
