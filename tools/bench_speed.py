@@ -95,11 +95,7 @@ class Row:
     )
     processes: int = 1
     host: str = PYTHON_313
-    why: str = ""  # it may be better than ours
 
-
-C_CODE = "its frames are parsed and written by compiled code, ours by the library's Python"
-SANS_IO = "it drives the same library's protocol itself, without the queue of messages and what lets a connection move"
 
 ROWS = (
     Row("default", "ours"),
@@ -132,10 +128,10 @@ ROWS = (
         environment=SHARE_TLS,
         processes=4,
     ),
-    Row("uvicorn", "uvicorn", peer=True, command=UVICORN, environment=ASGI, why=SANS_IO),
+    Row("uvicorn", "uvicorn", peer=True, command=UVICORN, environment=ASGI),
     Row("wsproto", "uvicorn, wsproto", peer=True, command=WSPROTO, environment=ASGI),
     Row("hypercorn", "hypercorn", peer=True, command=HYPERCORN, environment=ASGI),
-    Row("node", "Node's ws, cluster", peer=True, command=NODE, why=C_CODE),
+    Row("node", "Node's ws, cluster", peer=True, command=NODE),
     Row("off", "ours", window=0),
     Row(
         "off_uvloop", "ours on uvloop", base="off", environment={"WS_LOOP": "uvloop"}, window=0
@@ -148,7 +144,6 @@ ROWS = (
         command=UVICORN,
         environment=ASGI,
         window=0,
-        why=SANS_IO,
     ),
     Row(
         "daphne_off",
@@ -168,7 +163,7 @@ ROWS = (
         environment=ASGI,
         window=0,
     ),
-    Row("node_off", "Node's ws, cluster", base="off", peer=True, command=NODE, window=0, why=C_CODE),
+    Row("node_off", "Node's ws, cluster", base="off", peer=True, command=NODE, window=0),
     Row("plain", "ours, without TLS", site=NGINX_PLAIN, window=0, base="off"),
     Row("haproxy_plain", "ours, HAProxy", base="plain", site=HAPROXY_PLAIN, window=0),
     Row(
@@ -187,7 +182,6 @@ ROWS = (
         site=NGINX_PLAIN,
         command=NODE,
         window=0,
-        why=C_CODE,
     ),
 )  # fmt: skip
 BY_NAME = {row.name: row for row in ROWS}
@@ -489,7 +483,7 @@ def judge(speed: Mapping[str, Any]) -> Iterator[str]:
                 continue
             lead, row = (max if more else min)(peers, key=lambda peer: peer[0])
             if lead > 1 + noise if more else lead < 1 - noise:
-                verdict = f"behind {row.title}: {row.why or 'why is to be found'}"
+                verdict = f"behind {row.title}"
             else:
                 verdict = f"at least equal to {row.title}, the best peer"
             yield f"{title}, `{base}`: {verdict} (ratio {lead:.2f}, `{row.name}`)."

@@ -274,14 +274,8 @@ def test_groups_hold_every_row_once() -> None:
 def test_judge_names_the_best_peer_and_why_it_leads() -> None:
     run = measured(node=figures(us=20), hypercorn=figures(us=60, kib=70), uvicorn=figures(us=39.5))
     said = list(bench_speed.judge(run))
-    assert (
-        f"messages/s per core, `default`: behind Node's ws, cluster: {bench_speed.C_CODE} (ratio 2.00, `node`)."
-        in said
-    )
-    assert (
-        "memory per idle connection, `default`: behind hypercorn: why is to be found (ratio 0.88, `hypercorn`)."
-        in said
-    )
+    assert "messages/s per core, `default`: behind Node's ws, cluster (ratio 2.00, `node`)." in said
+    assert "memory per idle connection, `default`: behind hypercorn (ratio 0.88, `hypercorn`)." in said
     assert any(
         text.startswith("messages/s per core, `off`: at least equal to ") and "(ratio 1.00, " in text
         for text in said
