@@ -57,7 +57,7 @@ class AgentError(Exception):
 
 
 def pids() -> Iterator[int]:
-    return (int(name) for name in os.listdir("/proc") if name.isdigit())  # noqa: PTH208
+    return (int(path.name) for path in Path("/proc").iterdir() if path.name.isdigit())
 
 
 def words(pid: int, name: str) -> list[str]:

@@ -134,7 +134,7 @@ class Connection(asyncio.Protocol):
         self.transport = transport  # type: ignore[assignment]  # uvloop's isn't a subclass
         self.transport.write(self._request)
 
-    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
+    def connection_lost(self, _exc: Exception | None) -> None:
         if not self.opened.done():
             self.opened.set_exception(ClientsError("the server closed during the handshake"))
         if not self.closed.done():

@@ -80,6 +80,11 @@ class Supervisor:
         self._rpc: t.Any = proxy.supervisor
 
     @classmethod
+    def of_host(cls, path: Path = CONFIGURATION) -> Supervisor | None:
+        """The host's, None where none is installed."""
+        return cls.from_configuration(path) if path.exists() else None
+
+    @classmethod
     def from_configuration(cls, path: Path = CONFIGURATION) -> Supervisor:
         """Find the socket, and its login if it has one, where supervisorctl finds them."""
         parser = configparser.RawConfigParser(inline_comment_prefixes=(";",), strict=False)

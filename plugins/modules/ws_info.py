@@ -289,7 +289,6 @@ from ansible_collections.wsfleet.websockets.plugins.module_utils.info import Inf
 from ansible_collections.wsfleet.websockets.plugins.module_utils.process import Kernel
 from ansible_collections.wsfleet.websockets.plugins.module_utils.served import certificate
 from ansible_collections.wsfleet.websockets.plugins.module_utils.supervisor import (
-    CONFIGURATION,
     Supervisor,
     SupervisorError,
 )
@@ -310,7 +309,7 @@ def main() -> None:
     app = module.params["app"]
     layout = Layout(app, module.params["path"] or f"/opt/{app}")
     try:
-        supervisor = Supervisor.from_configuration() if CONFIGURATION.exists() else None
+        supervisor = Supervisor.of_host()
     except SupervisorError as error:
         module.fail_json(msg=str(error))
     result = Info(

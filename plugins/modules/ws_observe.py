@@ -198,7 +198,6 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.wsfleet.websockets.plugins.module_utils.generation import Layout
 from ansible_collections.wsfleet.websockets.plugins.module_utils.observe import Observer
 from ansible_collections.wsfleet.websockets.plugins.module_utils.supervisor import (
-    CONFIGURATION,
     Supervisor,
     SupervisorError,
 )
@@ -219,7 +218,7 @@ def main() -> None:
         module.fail_json(msg=f"seconds is {seconds}: allowed is 1 to 600.")
     layout = Layout(app, module.params["path"] or f"/opt/{app}")
     try:
-        supervisor = Supervisor.from_configuration() if CONFIGURATION.exists() else None
+        supervisor = Supervisor.of_host()
     except SupervisorError as error:
         module.fail_json(msg=str(error))
     observer = Observer(layout, supervisor)

@@ -308,7 +308,6 @@ from ansible_collections.wsfleet.websockets.plugins.module_utils.rollout import 
     Timeline,
 )
 from ansible_collections.wsfleet.websockets.plugins.module_utils.supervisor import (
-    CONFIGURATION,
     Supervisor,
     SupervisorError,
 )
@@ -362,7 +361,7 @@ def _rollout(module: AnsibleModule) -> Rollout:
         layout=Layout(app, options["path"] or f"/opt/{app}"),
         settings=settings,
         processes=options["processes"],
-        supervisor=Supervisor.from_configuration() if CONFIGURATION.exists() else None,
+        supervisor=Supervisor.of_host(),
         health_path=options["health_path"],
         health_timeout=options["health_timeout"],
         restart=options["state"] == "restarted",

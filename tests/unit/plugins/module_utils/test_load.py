@@ -5,14 +5,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from subprocess import PIPE, Popen
 from typing import Any
@@ -21,36 +19,9 @@ import pytest
 from ansible_collections.wsfleet.websockets.plugins.module_utils import load
 from ansible_collections.wsfleet.websockets.plugins.module_utils.load import Load, LoadError, Target, Times
 from ansible_collections.wsfleet.websockets.plugins.module_utils.scenario import ECHO, parse
-from server_process import ServerProcess
-from websockets.sync.server import ServerConnection, serve
+from websockets.sync.server import ServerConnection
 
 ROOT = Path(__file__).resolve().parents[4]
-
-
-@pytest.fixture
-def start(tmp_path: Path) -> Iterator[Callable[..., ServerProcess]]:
-    """Start real server processes on TCP ports; what still runs at the end is killed."""
-    with contextlib.ExitStack() as stack:
-        yield lambda **settings: stack.enter_context(
-            ServerProcess(tmp_path, {"unix_socket": "", "port": 0, "drain_rate": 1000, **settings})
-        )
-
-
-@pytest.fixture
-def serving() -> Iterator[Callable[..., int]]:
-    """Serve a handler on a free port, in a thread, and return the port."""
-    with contextlib.ExitStack() as stack:
-
-        def begin(handler: Callable[[ServerConnection], None], **options: Any) -> int:
-            server = serve(handler, "127.0.0.1", 0, close_timeout=1, **options)
-            thread = threading.Thread(target=server.serve_forever)
-            thread.start()
-            stack.callback(thread.join)
-            stack.callback(server.shutdown)
-            port: int = server.socket.getsockname()[1]
-            return port
-
-        yield begin
 
 
 def make(port: int, steps: list[Any] | None = None, **options: Any) -> dict[str, Any]:

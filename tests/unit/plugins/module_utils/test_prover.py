@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import datetime
 import gc
 import ipaddress
@@ -31,7 +30,7 @@ from cryptography.x509.oid import NameOID
 from server_process import ServerProcess
 from websockets.frames import Frame, Opcode
 from websockets.http11 import Request, Response
-from websockets.sync.server import ServerConnection, serve
+from websockets.sync.server import ServerConnection
 from websockets.utils import accept_key
 
 OPTIONS: dict[str, Any] = {
@@ -91,30 +90,9 @@ class Run:
 
 
 @pytest.fixture
-def start(tmp_path: Path) -> Iterator[Callable[..., ServerProcess]]:
-    """Start real server processes on TCP ports; what still runs at the end is killed."""
-    with contextlib.ExitStack() as stack:
-        yield lambda **settings: stack.enter_context(
-            ServerProcess(tmp_path, {"unix_socket": "", "port": 0, "drain_rate": 1000, **settings})
-        )
-
-
-@pytest.fixture
-def serving() -> Iterator[Callable[..., str]]:
-    """Serve a handler on a free port, in a thread, and return the URL."""
-    with contextlib.ExitStack() as stack:
-
-        def start(handler: Callable[[ServerConnection], None], **options: Any) -> str:
-            server = serve(handler, "127.0.0.1", 0, close_timeout=1, **options)
-            thread = threading.Thread(target=server.serve_forever)
-            thread.start()
-            stack.callback(thread.join)
-            stack.callback(server.shutdown)
-            return f"ws://127.0.0.1:{server.socket.getsockname()[1]}/"
-
-        yield start
-        ended = time.monotonic()
-    assert time.monotonic() - ended < 10, "a client has left its connection open"
+def serving(serving: Callable[..., int]) -> Callable[..., str]:
+    """The URL instead of the port."""
+    return lambda handler, **options: f"ws://127.0.0.1:{serving(handler, **options)}/"
 
 
 def url_of(server: ServerProcess) -> str:
