@@ -5,6 +5,8 @@ BENCH ?=
 VENV := $(CURDIR)/.venv
 export PATH := $(VENV)/bin:$(PATH)
 export PYTHON
+# Ansible is started some hundred times; without compiled files each start takes half as long again.
+unexport PYTHONDONTWRITEBYTECODE
 # The published ports are those of inventory/demo/hosts.yml.
 DEMO_HOSTS := server12=debian12:8012:8412 server13=debian13:8013:8413
 LINK := .ansible/collections/ansible_collections/wsfleet/websockets

@@ -35,12 +35,8 @@ JUNIT = LOGS / "pytest.xml"
 PYTHON_FILES = ("app/src", "app/tests", "bench", "plugins", "roles", "tests", "tools")
 GROUPS = ("lint", "unit", "package", "scenarios", "soak")
 SOAK = ("acme", "autoscale", "capacity", "failures", "metrics", "reuse_port", "upkeep")
-LONGEST = (
-    "rollout",
-    "edge",
-    "default",
-    "plain_app",
-)  # scenarios to begin with, so that none runs alone at the end
+# Scenarios to begin with, so that none runs alone at the end.
+LONGEST = ("edge", "default", "rollout", "included", "settings")
 TIMEOUT = 30 * 60
 TAIL = 40
 ERRORS = ("ERROR", "FAILED", "fatal:", "E   ")  # worth a look wherever they stand in a log
