@@ -53,13 +53,15 @@ class Runtime:
         self._path = socket_path
 
     def servers(self, backend: str) -> dict[str, Server]:
-        """Return the servers of a backend by name; HaproxyError names the backends there are."""
+        """Return the servers of a backend by name, without backups; HaproxyError names the backends there are."""
         states = self._table("show servers state", " ")
         if backend not in (backends := {row["be_name"] for row in states}):
             raise HaproxyError(f"HAProxy has no backend {backend}, only {_names(backends)}.")
         # Servers (4) of all proxies: a frontend may have the name of the backend, and would be found in its place.
         counts = {
-            row["svname"]: row for row in self._table("show stat -1 4 -1", ",") if row["pxname"] == backend
+            row["svname"]: row
+            for row in self._table("show stat -1 4 -1", ",")
+            if row["pxname"] == backend and row["bck"] == "0"
         }
         return {
             row["srv_name"]: _server(row, counts[row["srv_name"]])

@@ -76,7 +76,8 @@ def test_a_handshake_waits_for_a_process_and_not_for_a_server() -> None:
 
 def test_servers_are_checked_and_verified() -> None:
     lines = section(BACKEND, app(servers=TWO, server_names=["ws.example.com"]))
-    assert lines[-2:] == ["server a 192.0.2.1:443 tcp-ut 10s", "server b 2001:db8::2:8443 tcp-ut 10s"]
+    checked = [line for line in lines if line.startswith("server ") and not line.endswith("no-check backup")]
+    assert checked == ["server a 192.0.2.1:443 tcp-ut 10s", "server b 2001:db8::2:8443 tcp-ut 10s"]
     assert (
         "http-check send meth GET uri /readyz ver HTTP/1.1 hdr Host ws.example.com hdr Connection close"
         in lines
@@ -84,6 +85,15 @@ def test_servers_are_checked_and_verified() -> None:
     assert "default-server verify required verifyhost ws.example.com ca-file @system-ca" in lines
     assert "balance leastconn" in lines
     assert not [line for line in app(servers=TWO, servers_tls=False) if "ca-file" in line]
+
+
+def test_without_a_server_that_passes_its_checks_all_are_tried() -> None:
+    lines = section(BACKEND, app(servers=TWO))
+    assert {
+        "option allbackups",
+        "server a-unchecked 192.0.2.1:443 tcp-ut 10s no-check backup",
+        "server b-unchecked 2001:db8::2:8443 tcp-ut 10s no-check backup",
+    } <= set(lines)
 
 
 def test_own_ca_lies_beside_the_configuration() -> None:

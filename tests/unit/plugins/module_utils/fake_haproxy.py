@@ -55,6 +55,7 @@ class FakeServer:
     sessions: int = 0
     health: int = RISE + FALL - 1
     kept: int = 0  # bits that no command takes away
+    backup: bool = False
 
     def set_state(self, state: str) -> None:
         """As the command does; who leaves maintenance is up until a check fails."""
@@ -180,6 +181,8 @@ class Haproxy(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
                 "iid": backend_id,
                 "sid": server_id,
                 "type": SERVER,
+                "act": int(not server.backup),
+                "bck": int(server.backup),
             }
             if not server.bits & 0x23:
                 values |= {"check_status": "L7OK", "last_chk": '"HTTP content, ""ok"""'}

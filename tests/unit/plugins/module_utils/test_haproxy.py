@@ -47,6 +47,11 @@ def test_servers_of_a_backend(runtime: Runtime) -> None:
     assert runtime.server("echo", "web1") == Server("web1", "drain", up=True, checked=True, sessions=0)
 
 
+def test_backups_are_not_servers_of_their_own(haproxy: Haproxy, runtime: Runtime) -> None:
+    haproxy.backends["chat"]["web1-unchecked"] = FakeServer(backup=True)
+    assert list(runtime.servers("chat")) == ["web1", "web2"]
+
+
 @pytest.mark.parametrize(
     ("bits", "admin"),
     [
