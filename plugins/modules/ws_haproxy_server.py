@@ -37,7 +37,8 @@ options:
   state:
     description:
       - V(ready) balances to it again.
-      - V(drain) gives it no new sessions while another server is left, lets those that it has go on, and goes on with checks.
+      - V(drain) gives it no new sessions while another server is left, lets those that it has go on, and goes on
+        with checks.
       - V(maint) does that without checks.
     type: str
     choices: [ready, drain, maint]
