@@ -96,10 +96,14 @@ def test_without_a_server_that_passes_its_checks_all_are_tried() -> None:
     } <= set(lines)
 
 
-def test_own_ca_lies_beside_the_configuration() -> None:
+def test_own_ca_lies_beside_the_configuration(tmp_path: Path) -> None:
     files = haproxy(servers=TWO, servers_ca="-----BEGIN CERTIFICATE-----")
     assert files["conf.d/wsfleet-echo-ca.pem"] == ["-----BEGIN CERTIFICATE-----"]
     assert any(line.endswith("ca-file /etc/haproxy/conf.d/wsfleet-echo-ca.pem") for line in files[APP])
+    file = tmp_path / "ca.pem"
+    file.write_text("the CA's\nlines\n")
+    files = haproxy(servers=TWO, servers_ca=str(file))
+    assert files["conf.d/wsfleet-echo-ca.pem"] == ["the CA's", "lines"]
 
 
 def test_the_clients_address_is_overwritten() -> None:

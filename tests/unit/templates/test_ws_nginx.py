@@ -405,7 +405,7 @@ def test_inputs_from_the_command_line_are_text_and_mean_the_same(inputs: dict[st
 TWO = [{"name": "a", "address": "192.0.2.1"}, {"name": "b", "address": "2001:db8::2", "port": 8443}]
 
 
-def test_servers_instead_of_processes() -> None:
+def test_servers_instead_of_processes(tmp_path: Path) -> None:
     lines = site(servers=TWO, server_names=["ws.example.com"])
     assert [line for line in lines if line.startswith("server ") and line != "server {"] == [
         "server 192.0.2.1:443 max_fails=1 fail_timeout=2s; # a",
@@ -419,6 +419,9 @@ def test_servers_instead_of_processes() -> None:
     } <= set(lines)
     assert not [line for line in site(servers=TWO, servers_tls=False) if "proxy_ssl" in line]
     assert "conf.d/wsfleet-echo-ca.pem" in files(servers=TWO, servers_ca="-----BEGIN CERTIFICATE-----")
+    file = tmp_path / "ca.pem"
+    file.write_text("the CA's\nlines\n")
+    assert files(servers=TWO, servers_ca=str(file))["conf.d/wsfleet-echo-ca.pem"] == "the CA's\nlines\n"
 
 
 def test_only_trusted_proxies_say_whom_they_ask_for() -> None:
