@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -40,3 +41,5 @@ def serving() -> Iterator[Callable[..., int]]:
             return port
 
         yield begin
+        ended = time.monotonic()
+    assert time.monotonic() - ended < 10, "a client has left its connection open"
