@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Installs what this checkout's tools need and the machine lacks, with apt.
 #   setup.sh          Python with venv, and git
-#   setup.sh servers  also a container engine and mmdebstrap
+#   setup.sh servers  also mmdebstrap and, where neither podman nor docker works, podman
 # PYTHON names the interpreter to use (default python3).
 set -eu
 
@@ -29,7 +29,8 @@ if [ "${1:-}" = servers ]; then
     lacks mmdebstrap && need mmdebstrap
     lacks ssh && need openssh-client
     [ -e /usr/share/keyrings/debian-archive-keyring.gpg ] || need debian-archive-keyring
-    if lacks podman && lacks docker; then
+    # A docker client whose daemon doesn't run is no container engine.
+    if lacks podman && ! docker info >/dev/null 2>&1; then
         need podman netavark aardvark-dns iptables nftables
         # An ordinary user's containers need a little more than root's.
         [ "$(id -u)" = 0 ] || need dbus-user-session fuse-overlayfs passt slirp4netns uidmap
