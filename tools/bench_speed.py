@@ -223,8 +223,9 @@ class Program:
 
     def __init__(self, engine: servers.Engine, container: str, *command: str) -> None:
         self.name = Path(command[-1]).name
+        # It reads the environment and the memory of other users' processes, which needs CAP_SYS_PTRACE.
         self._process = subprocess.Popen(
-            engine.command("exec", "--interactive", container, *command),
+            engine.command("exec", "--interactive", "--privileged", container, *command),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
