@@ -100,10 +100,18 @@ class Row:
 ROWS = (
     Row("default", "ours"),
     Row("asyncio", "ours on asyncio", environment={"WS_LOOP": "asyncio"}),
-    Row("uvloop", "ours on uvloop", environment={"WS_LOOP": "uvloop"}),
+    Row(
+        "top_pad",
+        "ours on asyncio, `MALLOC_TOP_PAD_` glibc's own",
+        base="asyncio",
+        environment={"WS_LOOP": "asyncio", "MALLOC_TOP_PAD_": ""},
+    ),
     Row("python311", "ours, Python 3.11", host=PYTHON_311),
     Row(
-        "python311_uvloop", "ours on uvloop, Python 3.11", host=PYTHON_311, environment={"WS_LOOP": "uvloop"}
+        "python311_asyncio",
+        "ours on asyncio, Python 3.11",
+        host=PYTHON_311,
+        environment={"WS_LOOP": "asyncio"},
     ),
     Row("two_processes", "ours, 2 processes on the core", processes=2),
     Row("four_processes", "ours, 4 processes on the core", processes=4),
@@ -133,9 +141,7 @@ ROWS = (
     Row("hypercorn", "hypercorn", peer=True, command=HYPERCORN, environment=ASGI),
     Row("node", "Node's ws, cluster", peer=True, command=NODE),
     Row("off", "ours", window=0),
-    Row(
-        "off_uvloop", "ours on uvloop", base="off", environment={"WS_LOOP": "uvloop"}, window=0
-    ),
+    Row("off_asyncio", "ours on asyncio", base="off", environment={"WS_LOOP": "asyncio"}, window=0),
     Row(
         "uvicorn_off",
         "uvicorn",
@@ -500,7 +506,8 @@ class Choice:
 
 
 CHOICES = (
-    Choice("event loop, `WS_LOOP`", "the runner's own", ("asyncio", "uvloop")),
+    Choice("event loop, `WS_LOOP`", "auto, uvloop here", ("asyncio",)),
+    Choice("`MALLOC_TOP_PAD_`, on asyncio", "1 MiB", ("top_pad",)),
     Choice("`ws_app_compression`", "balanced", ("memory", "ratio", "off")),
     Choice("`ws_supervisor_processes`", "auto", ("two_processes", "four_processes")),
     Choice("`ws_router`", "nginx", ("haproxy", "reuse_port")),

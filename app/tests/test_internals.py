@@ -20,7 +20,7 @@ from websockets.exceptions import ConnectionClosed
 from websockets.extensions.permessage_deflate import PerMessageDeflate
 from websockets.frames import Frame, Opcode
 from websockets.protocol import State
-from websockets.server import ServerProtocol
+from websockets.typing import DataLike
 from wsfleet import Connection, echo, internals
 from wsfleet.config import Settings
 from wsfleet.metrics import Metrics
@@ -274,18 +274,99 @@ def test_connections_are_not_moved_with_a_version_that_is_not_known(
     assert "connections will be closed, not moved: websockets 99.0 isn't one of 17.4" in caplog.text
 
 
-def test_messages_are_counted_where_they_pass_in_both_directions() -> None:
-    traffic = internals.Traffic()
-    protocol = ServerProtocol(state=State.OPEN)
-    internals.count(protocol, traffic)
-    for frame in (
-        Frame(Opcode.TEXT, b"whole"),
-        Frame(Opcode.BINARY, b"begin", fin=False),
-        Frame(Opcode.CONT, b"end"),
-        Frame(Opcode.PING, b""),
-    ):
-        protocol.recv_frame(frame)
-    assert (traffic.received, traffic.sent) == (2, 0)  # the pong is no message
-    protocol.send_text(b"a")
-    protocol.send_close(1000)
-    assert (traffic.received, traffic.sent) == (2, 1)
+def test_messages_are_counted_where_they_pass_in_both_directions(tmp_path: Path) -> None:
+    async def scene(connection: Connection, client: ClientConnection) -> None:
+        traffic = connection._metrics.traffic
+        await client.send(["in ", "two ", "fragments"])
+        await client.recv()
+        await client.send(b"whole")
+        await client.recv()
+        await (await client.ping())  # the pong is no message
+        assert (traffic.received, traffic.sent) == (2, 2)
+        broadcast([connection], "to all")
+        await connection.send(["in ", "two"])
+        await client.close()
+        assert (traffic.received, traffic.sent) == (2, 4)
+
+    play(tmp_path, scene)
+
+
+# sending
+
+
+@pytest.mark.parametrize("message", ["text é", b"bytes", bytearray(b"more"), memoryview(b"of it")])
+@pytest.mark.parametrize("text", [None, True, False])
+def test_message_is_what_the_library_makes_of_it(
+    tmp_path: Path, message: DataLike, text: bool | None
+) -> None:
+    async def scene(connection: Connection, client: ClientConnection) -> None:
+        await connection.send(message, text=text)
+        await ServerConnection.send(connection, message, text=text)
+        assert await client.recv() == await client.recv()
+
+    play(tmp_path, scene)
+
+
+def test_message_waits_for_the_end_of_one_in_fragments(tmp_path: Path) -> None:
+    async def fragments() -> AsyncIterator[str]:
+        yield "one"
+        await asyncio.sleep(0.1)
+        yield "two"
+
+    async def scene(connection: Connection, client: ClientConnection) -> None:
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(connection.send(fragments()))
+            await asyncio.sleep(0)
+            tasks.create_task(connection.send("three"))
+        assert [await client.recv(), await client.recv()] == ["onetwo", "three"]
+
+    play(tmp_path, scene)
+
+
+def test_who_sends_waits_for_a_client_that_does_not_read_until_it_goes(tmp_path: Path) -> None:
+    async def scene(connection: Connection, client: ClientConnection) -> None:
+        client.transport.pause_reading()
+
+        async def send() -> None:
+            while True:
+                await connection.send(os.urandom(2**18))
+
+        sending = asyncio.create_task(send())
+        done, _waiting = await asyncio.wait([sending], timeout=0.5)
+        assert not done
+        client.transport.abort()
+        with pytest.raises(ConnectionClosed):
+            await sending
+
+    play(tmp_path, scene)
+
+
+def test_nothing_is_sent_on_a_connection_that_closes(tmp_path: Path) -> None:
+    async def scene(connection: Connection, client: ClientConnection) -> None:
+        await client.close()
+        with pytest.raises(ConnectionClosed):
+            await connection.send("late")
+
+    play(tmp_path, scene)
+
+
+def test_text_that_is_not_unicode_ends_the_connection_as_in_the_library(tmp_path: Path) -> None:
+    async def scene(connection: Connection, _client: ClientConnection) -> None:
+        with pytest.raises(ConnectionClosed) as raised:
+            await connection.send("\ud800")
+        assert isinstance(raised.value.__cause__, UnicodeEncodeError)
+
+    play(tmp_path, scene)
+
+
+def test_with_a_version_that_is_not_known_the_library_sends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(internals, "SHORT_CUT", False)
+
+    async def scene(connection: Connection, client: ClientConnection) -> None:
+        assert not internals.send_at_once(connection, "no", None)
+        await connection.send("yes")
+        assert await client.recv() == "yes"
+
+    play(tmp_path, scene)

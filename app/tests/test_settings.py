@@ -41,7 +41,7 @@ GOOD = [
 ]
 BAD = [
     ("handler", "no_colon", "package.module:function"),
-    ("loop", "trio", "asyncio or uvloop"),
+    ("loop", "trio", "auto or asyncio or uvloop"),
     ("unix_socket", "x" * 108, "a path of at most 107 bytes, or empty"),
     ("unix_socket", "é" * 54, "a path of at most 107 bytes, or empty"),
     ("host", "", "an address or host name"),
@@ -185,8 +185,9 @@ def test_handler_in_working_directory_of_the_console_script(tmp_path: Path) -> N
 
 def test_uvloop_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("wsfleet.server.find_spec", lambda _: None)
-    with pytest.raises(SettingError, match=r"--loop \(WS_LOOP\) is 'uvloop', allowed is asyncio"):
+    with pytest.raises(SettingError, match=r"--loop \(WS_LOOP\) is 'uvloop', allowed is auto or asyncio"):
         load_loop("uvloop")
+    assert load_loop("auto") is None
 
 
 def test_handler_may_be_an_object_or_its_method() -> None:

@@ -82,8 +82,11 @@ def family(roots: Iterable[int], parents: Mapping[int, int]) -> set[int]:
 
 
 def memory(pid: int) -> int:
-    """Bytes that a process uses, its part of shared pages included."""
-    lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    """Bytes that a process uses, its part of shared pages included; 0 if it has ended."""
+    try:
+        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    except (FileNotFoundError, ProcessLookupError):
+        return 0
     return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss:"))
 
 
@@ -173,7 +176,8 @@ class Agent:
         for name in names(1 if together else processes):
             own = [word.replace(f"{APP}_00", name) for word in self.command]
             some = [word.format(name=name, processes=processes) for word in command] or own
-            variables = {**self.environment, **environment, "SUPERVISOR_PROCESS_NAME": name}
+            given = {**self.environment, **environment, "SUPERVISOR_PROCESS_NAME": name}
+            variables = {name: value for name, value in given.items() if value}  # an empty one takes it away
             self.started.append(
                 subprocess.Popen(
                     some,

@@ -131,7 +131,9 @@ class Settings:
         "async function that serves one connection",
     )
     loop: str = setting(
-        "asyncio", one_of("asyncio", "uvloop"), "event loop; uvloop needs the extra `wsfleet[uvloop]`"
+        "auto",
+        one_of("auto", "asyncio", "uvloop"),
+        "event loop; auto is uvloop if it is installed, as by the extra `wsfleet[uvloop]`",
     )
 
     unix_socket: str = setting(

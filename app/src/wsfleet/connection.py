@@ -5,18 +5,21 @@ from __future__ import annotations
 
 import time
 from asyncio import BaseTransport
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import AsyncIterable, Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, TypeAlias, TypeVar
 
 from websockets.asyncio.server import ServerConnection
 from websockets.frames import Frame
+from websockets.protocol import Event
+from websockets.typing import DataLike
 
 from . import internals
 from .metrics import Metrics
 
 Handler: TypeAlias = Callable[[Any], Awaitable[None]]
 H = TypeVar("H", bound=Handler)
+Message: TypeAlias = DataLike | Iterable[DataLike] | AsyncIterable[DataLike]
 MARK = "__wsfleet_resumption__"
 
 
@@ -43,7 +46,7 @@ class Connection(ServerConnection):
 
     def __init__(self, *arguments: Any, metrics: Metrics, **options: Any) -> None:
         super().__init__(*arguments, **options)
-        internals.count(self.protocol, metrics.traffic)
+        internals.count_sent(self.protocol, metrics.traffic)
         self._metrics = metrics
         self.is_check = False
         self.session = {}
@@ -70,6 +73,20 @@ class Connection(ServerConnection):
         """Begin to serve the connection; before anything else, its client gets what it should have had."""
         super().connection_made(transport)
         internals.send_frames(self, self.late)
+
+    def process_event(self, event: Event) -> None:
+        """Hand on what has come, and count messages."""
+        if internals.ends_message(event):
+            self._metrics.traffic.received += 1
+        super().process_event(event)
+
+    async def send(self, message: Message, *, text: bool | None = None) -> None:
+        """Send a message, in all as the library does."""
+        if not internals.send_at_once(self, message, text):
+            await super().send(message, text=text)
+        elif self.paused:
+            async with self.send_context():
+                pass  # there is nothing to send any more, but to wait for
 
     async def handshake(self, *arguments: Any, **options: Any) -> None:
         """Perform the opening handshake, once in the life of a connection."""

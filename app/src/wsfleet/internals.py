@@ -36,6 +36,9 @@ def known() -> bool:
     return VERSION in KNOWN
 
 
+SHORT_CUT = known()
+
+
 class Deflate(PerMessageDeflate):
     """Permessage-deflate that keeps the end of what it has inflated: what the client's next message may refer to."""
 
@@ -169,16 +172,40 @@ class Traffic:
     sent: int = 0
 
 
+def send_at_once(connection: Connection, message: object, text: bool | None) -> bool:
+    """Send a message in one frame, if the library would do the same at once; return whether it is sent.
+
+    The library's own way is by a context manager and a generator that every message makes anew, about a sixth of an
+    echo's CPU (bench/RESULTS.md). Whatever isn't the usual case is left to it.
+    """
+    protocol, transport = connection.protocol, connection.transport
+    if (
+        not SHORT_CUT
+        or text is not None
+        or connection.paused
+        or connection.send_in_progress is not None
+        or protocol.state is not State.OPEN
+        or transport.is_closing()
+    ):
+        return False
+    if type(message) is bytes:
+        protocol.send_binary(message)
+    elif type(message) is str:
+        try:
+            data = message.encode()
+        except UnicodeEncodeError:
+            return False
+        protocol.send_text(data)
+    else:
+        return False
+    connection.send_data()
+    return True
+
+
 class Counting(ServerProtocol):
-    """Counts messages where they pass, broadcasts too; a look at each frame is all that it costs."""
+    """Counts the messages that are sent where they pass, broadcasts too; a look at each frame is all that it costs."""
 
     traffic: Traffic
-
-    def recv_frame(self, frame: Frame) -> None:
-        """Process a frame that has come."""
-        if frame.fin and frame.opcode < CONTROL:
-            self.traffic.received += 1
-        super().recv_frame(frame)
 
     def send_frame(self, frame: Frame) -> None:
         """Send a frame."""
@@ -187,10 +214,15 @@ class Counting(ServerProtocol):
         super().send_frame(frame)
 
 
-def count(protocol: ServerProtocol, traffic: Traffic) -> None:
-    """Have a protocol's messages counted there. It is the library that makes protocols, of its own class only."""
+def count_sent(protocol: ServerProtocol, traffic: Traffic) -> None:
+    """Have what a protocol sends counted there. It is the library that makes protocols, of its own class only."""
     protocol.__class__ = Counting
     cast("Counting", protocol).traffic = traffic
+
+
+def ends_message(event: object) -> bool:
+    """Whether an event is a message's only frame, or its last."""
+    return type(event) is Frame and event.fin and event.opcode < CONTROL
 
 
 def open_protocol(extensions: list[Extension], **options: Any) -> ServerProtocol:

@@ -44,11 +44,12 @@ def load_handler(name: str) -> Handler:
 
 
 def load_loop(name: str) -> Callable[[], AbstractEventLoop] | None:
-    """The event loop's factory; None is asyncio's own. SettingError if uvloop isn't installed."""
-    if name == "asyncio":
+    """The event loop's factory; None is asyncio's own. SettingError if uvloop is wanted and isn't installed."""
+    installed = find_spec("uvloop") is not None
+    if name == "uvloop" and not installed:
+        raise refusal("loop", name, "auto or asyncio, as uvloop isn't installed")
+    if name == "asyncio" or not installed:
         return None
-    if find_spec("uvloop") is None:
-        raise refusal("loop", name, "asyncio, as uvloop isn't installed")
     import uvloop
 
     return uvloop.new_event_loop

@@ -234,6 +234,7 @@ def test_environment_of_the_process(layout: Layout) -> None:
         >= {
             "A": "theirs",
             "B": "secret",
+            "MALLOC_TOP_PAD_": "1048576",
             "PATH": "/opt/echo/releases/a/venv/bin:/usr/local/bin:/usr/bin:/bin",
             "PYTHONPATH": "/theirs",
             "PYTHONUNBUFFERED": "1",
