@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -181,6 +182,18 @@ def test_figures_of_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
     assert opened == {"url": "wss://server2:443/", "window": 12, "count": 512}
 
 
+def test_peers_run_without_what_the_role_gives_to_processes() -> None:
+    for name, given in (
+        ("guide", {"MALLOC_TOP_PAD_": ""}),
+        ("top_pad", {"WS_LOOP": "asyncio", "MALLOC_TOP_PAD_": ""}),
+        ("default", {}),
+    ):
+        chain = Chain()
+        with suppress(SpeedError):  # of figures that this row hasn't
+            bench_speed.measure_row(BY_NAME[name], chain, chain, bench_speed.QUICK)
+        assert chain.orders[0][1]["environment"] == given
+
+
 def test_row_that_compresses_otherwise_than_the_others_has_no_figures() -> None:
     chain = Chain()
     chain.compressed = False
@@ -275,7 +288,10 @@ def test_judge_names_the_best_peer_and_why_it_leads() -> None:
     run = measured(node=figures(us=20), hypercorn=figures(us=60, kib=70), uvicorn=figures(us=39.5))
     said = list(bench_speed.judge(run))
     assert "messages/s per core, `default`: behind Node's ws, cluster (ratio 2.00, `node`)." in said
-    assert "memory per idle connection, `default`: behind hypercorn (ratio 0.88, `hypercorn`)." in said
+    assert (
+        "memory of the process per idle connection, `default`: behind hypercorn (ratio 0.88, `hypercorn`)."
+        in said
+    )
     assert any(
         text.startswith("messages/s per core, `off`: at least equal to ") and "(ratio 1.00, " in text
         for text in said
