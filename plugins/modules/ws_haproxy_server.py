@@ -18,6 +18,8 @@ description:
   - The state lasts until HAProxy is reloaded or restarted, unless its configuration keeps it
     (C(load-server-state-from-file)).
   - Where HAProxy doesn't run, the module warns and changes nothing, so that a drain goes on while an edge is down.
+  - It warns, too, when it takes out the last server that is up. HAProxy gives new sessions to the backend's backup
+    servers then, whose sessions aren't counted, or refuses them.
 attributes:
   check_mode:
     support: full
@@ -125,6 +127,12 @@ def settle(runtime: Runtime, backend: str, server: str, seconds: int) -> Server:
     return seen
 
 
+def is_last(runtime: Runtime, backend: str, name: str) -> bool:
+    """Whether no other server takes new sessions."""
+    others = (server for server in runtime.servers(backend).values() if server.name != name)
+    return not any(server.up and server.admin == "ready" for server in others)
+
+
 def problem(server: Server, state: str, title: str, seconds: int) -> str | None:
     """Return what keeps the state that was set from taking effect, as a sentence, or None."""
     if state == "ready" and server.admin != state:
@@ -153,6 +161,8 @@ def main() -> None:
     runtime = Runtime(module.params["socket"])
     try:
         before = server = runtime.server(backend, name)
+        if state != "ready" and before.admin != state and is_last(runtime, backend, name):
+            module.warn(f"No other server of {backend} is up: new clients get its backup servers, or are refused.")
         if not module.check_mode:
             if before.admin != state:
                 runtime.set_state(backend, name, state)

@@ -141,6 +141,26 @@ def test_maintenance_that_no_command_ends(web1: FakeServer, run: Run, seconds: i
     assert "failed" not in result
 
 
+@pytest.mark.parametrize(
+    ("other", "last"),
+    [
+        (FakeServer(), False),
+        (FakeServer(bits=0x08), True),
+        (FakeServer(operation=0, health=0), True),
+        (FakeServer(backup=True), True),
+    ],
+)
+def test_taking_out_the_last_server_that_is_up_is_a_warning(
+    haproxy: Haproxy, web1: FakeServer, run: Run, other: FakeServer, last: bool
+) -> None:
+    haproxy.backends["chat"]["web2"] = other
+    assert run("drain")["warnings"] == (
+        ["No other server of chat is up: new clients get its backup servers, or are refused."] if last else []
+    )
+    assert len(run("drain")["warnings"]) == last  # said when it is taken out
+    assert len(run("ready")["warnings"]) == last
+
+
 def test_haproxy_that_does_not_run_is_a_warning(run: Run) -> None:
     result = run("drain", wait_seconds=60)
     assert (result["changed"], result["running"]) == (False, False)
