@@ -138,7 +138,7 @@ def deployed() -> tuple[list[str], dict[str, str]]:
         try:
             environment = dict(word.split("=", 1) for word in words(pid, "environ") if "=" in word)
             command = words(pid, "cmdline")
-        except OSError:  # it has ended
+        except (FileNotFoundError, ProcessLookupError):  # it has ended
             continue
         if environment.get("SUPERVISOR_PROCESS_NAME", "").startswith(f"{APP}_00") and "wsfleet" in command:
             return command, environment
