@@ -131,6 +131,13 @@ ROWS = (
     Row("haproxy_four", "ours, HAProxy, 4 processes", base="four_processes", site=HAPROXY, processes=4),
     Row("reuse_port", "ours, reuse_port", site=SHARED, environment=SHARE_TLS),
     Row(
+        "reuse_port_asyncio",
+        "ours on asyncio, reuse_port",
+        base="reuse_port",
+        site=SHARED,
+        environment=SHARE_TLS | {"WS_LOOP": "asyncio"},
+    ),
+    Row(
         "reuse_port_four",
         "ours, reuse_port, 4 processes",
         base="four_processes",
