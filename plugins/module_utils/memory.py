@@ -25,8 +25,8 @@ COMPRESSION = {"memory": (11, 4), "balanced": (12, 5), "ratio": (15, 8)}
 _CONNECTION = 16 * _KIB
 # What zlib has beside windows and hash tables, for both directions; zlib.h speaks of a few KiB, and of about 7.
 _ZLIB = 13 * _KIB
-# Where the process ends TLS itself: asyncio's buffer for reading, 256 KiB, and objects of OpenSSL and asyncio.
-_TLS = 280 * _KIB
+# Where the process ends TLS itself: objects of OpenSSL and of the event loop, and on asyncio 256 KiB to read into.
+_TLS, _TLS_ASYNCIO = 50 * _KIB, 300 * _KIB
 # By router, without and with TLS.
 _PROXY = {"nginx": (18 * _KIB, 47 * _KIB), "haproxy": (6 * _KIB, 21 * _KIB)}
 # The kernel's objects of an idle socket, its file and its entry in epoll; behind a proxy there are a pair of unix ones.
@@ -70,11 +70,13 @@ def estimate(
         return None
     process = _CONNECTION + compression_bytes(variables, handover)
     proxied = router in _PROXY
-    own_tls = not proxied and bool(variables.get("WS_TLS_KEY"))
+    own_tls = 0
+    if variables.get("WS_TLS_KEY") and not proxied:
+        own_tls = _TLS_ASYNCIO if variables.get("WS_LOOP") == "asyncio" else _TLS
     max_size = _whole(variables, "WS_MAX_SIZE", 2**20, 1, 2**31 - 1)
     max_queue = _whole(variables, "WS_MAX_QUEUE", 16, 1, 65535)
     return Estimate(
-        process_bytes=process + (_TLS if own_tls else 0),
+        process_bytes=process + own_tls,
         proxy_bytes=_PROXY[router][tls] if proxied else 0,
         kernel_bytes=_TCP_SOCKET + (_UNIX_PAIR if proxied else 0),
         buffer_bytes=(max_queue + 1) * max_size  # reading ends when more than max_queue wait

@@ -89,9 +89,11 @@ def test_the_proxy_and_the_kernel_have_their_parts(router: str, tls: bool, proxy
     assert found.connection_bytes == 65 + proxy + kernel
 
 
-def test_tls_without_a_proxy_is_the_process_s() -> None:
-    plain, own = kib(BALANCED, "reuse_port"), kib({**BALANCED, "WS_TLS_KEY": "/key.pem"}, "reuse_port")
-    assert own.process_bytes - plain.process_bytes == 280
+@pytest.mark.parametrize(("loop", "more"), [("", 50), ("auto", 50), ("uvloop", 50), ("asyncio", 300)])
+def test_tls_without_a_proxy_is_the_process_s(loop: str, more: int) -> None:
+    variables = {**BALANCED, "WS_LOOP": loop}
+    plain, own = kib(variables, "reuse_port"), kib({**variables, "WS_TLS_KEY": "/key.pem"}, "reuse_port")
+    assert own.process_bytes - plain.process_bytes == more
     assert (own.proxy_bytes, own.kernel_bytes) == (0, plain.kernel_bytes)
 
 
