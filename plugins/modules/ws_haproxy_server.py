@@ -162,7 +162,9 @@ def main() -> None:
     try:
         before = server = runtime.server(backend, name)
         if state != "ready" and before.admin != state and is_last(runtime, backend, name):
-            module.warn(f"No other server of {backend} is up: new clients get its backup servers, or are refused.")
+            module.warn(
+                f"No other server of {backend} is up: new clients get its backup servers, or are refused."
+            )
         if not module.check_mode:
             if before.admin != state:
                 runtime.set_state(backend, name, state)
