@@ -5,6 +5,7 @@
     python -m tools.bench                 everything
     python -m tools.bench load            what clients see
     python -m tools.bench handover        what it costs to move connections
+    python -m tools.bench generator       what the load generator costs
     python -m tools.bench hosts           how long runs take, by the number of servers
     python -m tools.bench routers         what a restart loses, by the way to route on a server
     python -m tools.bench speed           the chain beside its variants and its peers
@@ -32,6 +33,9 @@ from importlib.metadata import version
 from typing import Any
 
 from tools import bench_speed, servers
+from tools.bench_generator import HEAD as GENERATOR_HEAD
+from tools.bench_generator import measure_generator
+from tools.bench_generator import row as generator_row
 from tools.bench_handover import measure_handover
 from tools.bench_hosts import COUNTS, RUNS, measure_hosts
 from tools.bench_memory import (
@@ -59,7 +63,7 @@ INVENTORY = BUILD / "servers.yml"
 FLEET = "bench"
 SERVERS = [Host(f"server{number}", f"debian{13 - number % 2}", ()) for number in range(1, 1 + max(COUNTS))]
 CLIENT = Host("client", "client", ())
-PARTS = ["load", "speed", "handover", "memory", "hosts", "routers"]
+PARTS = ["load", "speed", "handover", "memory", "hosts", "routers", "generator"]
 TAIL = 30  # lines of a log to show
 PACKAGES = [
     "nginx",
@@ -216,11 +220,14 @@ def describe(engine: servers.Engine, hosts: Sequence[Host], load: float) -> dict
     }
 
 
+WITHOUT_SERVERS = {"handover": measure_handover, "generator": measure_generator}
+
+
 def measure(name: str, wanted: argparse.Namespace) -> dict[str, Any]:
     """Measure on servers made for it."""
     load = os.getloadavg()[0]
-    if name == "handover":
-        return {**measure_handover(say), "about": describe_machine(load)}
+    if name in WITHOUT_SERVERS:
+        return {**WITHOUT_SERVERS[name](say), "about": describe_machine(load)}
     engine = servers.find_engine()
     servers.down(engine, FLEET)  # of a run that was killed: its changes would be none now
     try:
@@ -329,6 +336,13 @@ def hosts_lines(figures: Mapping[str, Any]) -> Iterator[str]:
     yield from about_lines(figures["about"])
 
 
+def generator_lines(figures: Mapping[str, Any]) -> Iterator[str]:
+    """Yield what the load generator takes, as Markdown."""
+    yield from table(GENERATOR_HEAD, map(generator_row, figures["pairs"]), texts=2)
+    yield ""
+    yield from machine_lines(figures["about"])
+
+
 def handover_lines(figures: Mapping[str, Any]) -> Iterator[str]:
     """Yield what a move costs, as Markdown."""
     head = [
@@ -373,11 +387,7 @@ def handover_lines(figures: Mapping[str, Any]) -> Iterator[str]:
         ],
     )
     yield ""
-    about = figures["about"]
-    yield (
-        f"Measured on {about['date']} at {about['revision']}, servers and clients on one machine: "
-        f"{about['cores']} cores, {about['kernel']}; load average before {about['load']:g}. {about['controller'][0]}."
-    )
+    yield from machine_lines(figures["about"])
 
 
 def routers_lines(speed: Mapping[str, Any], routers: Mapping[str, Any]) -> Iterator[str]:
@@ -424,6 +434,14 @@ def memory_lines(figures: Mapping[str, Any]) -> Iterator[str]:
     yield from table(CHAIN_HEAD, chain_rows(figures["chain"]))
     yield ""
     yield from about_lines(figures["about"])
+
+
+def machine_lines(about: Mapping[str, Any]) -> Iterator[str]:
+    """Yield when and on what the figures of a part without servers are."""
+    yield (
+        f"Measured on {about['date']} at {about['revision']}, servers and clients on one machine: "
+        f"{about['cores']} cores, {about['kernel']}; load average before {about['load']:g}. {about['controller'][0]}."
+    )
 
 
 def about_lines(about: Mapping[str, Any]) -> Iterator[str]:
@@ -486,6 +504,7 @@ PLACES: list[tuple[str, str, tuple[str, ...], Callable[..., Iterator[str]]]] = [
     ("bench/RESULTS.md", "load", ("load",), load_lines),
     ("bench/RESULTS.md", "speed", ("speed",), speed_lines),
     ("bench/RESULTS.md", "handover", ("handover",), handover_lines),
+    ("bench/RESULTS.md", "generator", ("generator",), generator_lines),
     ("bench/RESULTS.md", "memory", ("memory",), memory_lines),
     ("bench/RESULTS.md", "hosts", ("hosts",), hosts_lines),
     ("README.md", "bench", ("load",), readme_lines),

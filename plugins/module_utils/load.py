@@ -4,10 +4,9 @@
 """Load on a WebSocket server: what ws_load runs, some processes of many clients that play a scenario.
 
 A load generator has to be cheaper than what it drives. So each process is one epoll loop over non-blocking sockets: no
-asyncio, no streams, no objects per message; frames are made once, with a mask of zero. Such a loop costs as little per
-message as picows on uvloop, within the noise: 35 and 36 µs in plain, 52 and 53 µs with TLS, on a busy machine. With the
-scenario, its clocks and compression it is 73 and 112 µs there, where the app's process alone takes 180 and 220 µs. It
-needs nothing but Python's standard library on the host that makes the load.
+asyncio, no streams, no objects per message; frames are made once, with a mask of zero. What it costs per message,
+beside the process that it drives, is in bench/RESULTS.md. It needs nothing but Python's standard library on the host
+that makes the load.
 """
 
 from __future__ import annotations
