@@ -425,7 +425,11 @@ def test_figures_of_the_other_part_are_kept(places: Path, monkeypatch: pytest.Mo
             return {"rows": {}, "errors": {}, "peers": {}, "rounds": 1, "about": ABOUT}
         if part == "memory":
             return MEMORY
-        return figures(usual=LOST) if part == "load" else {"runs": [], "routers": [], "pairs": [], "about": ABOUT}
+        return (
+            figures(usual=LOST)
+            if part == "load"
+            else {"runs": [], "routers": [], "pairs": [], "about": ABOUT}
+        )
 
     monkeypatch.setattr(bench, "measure", measure)
     assert run(monkeypatch, "hosts") == 0
