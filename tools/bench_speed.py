@@ -219,9 +219,7 @@ class Effort:
     """How much is done for a row in a round."""
 
     seconds: float = 1.2
-    paced: float = (
-        3  # seconds for p50 and p99: of fewer messages, a few that the machine kept would be the p99
-    )
+    paced: float = 3  # seconds for p50 and p99, which few messages would leave to chance
     warm: float = 0.3
     held: int = 500  # connections whose memory is measured
     talking: int = 100  # of them, those that send messages

@@ -410,7 +410,7 @@ class Layout:
 def _environment(number: int, settings: Settings) -> str:
     variables = {
         # asyncio reads into a new buffer of 256 KiB each time, for which glibc moves the end of the heap, and back
-        # after it; with compression that took a third of an echo's CPU (row `top_pad` of bench/RESULTS.md).
+        # after it; with compression, 15 of 37 µs per message (row `top_pad` of bench/RESULTS.md).
         "MALLOC_TOP_PAD_": "1048576",
         "PATH": f"{settings.release}/venv/bin:/usr/local/bin:/usr/bin:/bin",
         "PYTHONPATH": f"{settings.release}/app",
