@@ -16,7 +16,7 @@ import re
 import stat
 import subprocess
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -104,7 +104,7 @@ class ConfigSet:
     """The files under `root` that the set `name` holds.
 
     Beside the originals lies a register, ``<root>.json``: which sets hold which path. A path in the register
-    without a kept original held nothing before.
+    without a kept original held nothing before; one that ends in a slash is a folder that was made.
     """
 
     def __init__(self, root: Path, name: str, store: Path = STORE) -> None:
@@ -129,11 +129,12 @@ class ConfigSet:
         """
         after = dict(wanted)
         for path in self._released(wanted):
-            if self.holders[path] == [self.name]:
+            if self.holders[path] == [self.name] and not path.endswith("/"):
                 after[path] = read(self.originals / path)
         for path, node in after.items():
-            if node != NOTHING and self.root.exists() and not (self.root / path).parent.is_dir():
-                raise ConfigError(f"{self.root / path} can't be written: its folder doesn't exist.")
+            for folder in (self.root / path).parents:
+                if node != NOTHING and folder.exists() and not folder.is_dir():
+                    raise ConfigError(f"{self.root / path} can't be written: {folder} is not a folder.")
         compared = {path: (read(self.root / path), node) for path, node in sorted(after.items())}
         return {path: (before, node) for path, (before, node) in compared.items() if before != node}
 
@@ -164,18 +165,40 @@ class ConfigSet:
         After an error in the middle the root is as before.
         """
         self._hold(wanted)
+        missing = [folder for folder in self._folders(wanted) if not (self.root / folder).is_dir()]
         try:
+            for folder in missing:
+                (self.root / folder).mkdir()
+                (self.root / folder).chmod(0o755)  # whatever the umask
             for path, (_before, after) in changes.items():
                 write(self.root / path, after)
         except OSError as error:
             for path, (before, _after) in changes.items():
                 if read(self.root / path) != before:
                     write(self.root / path, before)
+            self._remove_empty(missing)
             raise ConfigError(f"{self.root} was put back as it was: {error}.") from error
         self._let_go(wanted)
 
+    def _folders(self, wanted: Mapping[str, Node]) -> list[str]:
+        """Folders that are or were made for `wanted`, those above first."""
+        above = {
+            f"{folder}/"
+            for path, node in wanted.items()
+            if node != NOTHING
+            for folder in Path(path).parents
+            if folder != Path()
+        }
+        return sorted(path for path in above if path in self.holders or not (self.root / path).is_dir())
+
+    def _remove_empty(self, folders: Iterable[str]) -> None:
+        for folder in sorted(folders, reverse=True):
+            with contextlib.suppress(OSError):  # somebody else's files are in it
+                (self.root / folder).rmdir()
+
     def _released(self, wanted: Mapping[str, Node]) -> list[str]:
-        return [path for path, names in self.holders.items() if self.name in names and path not in wanted]
+        kept = {*wanted, *self._folders(wanted)}
+        return [path for path, names in self.holders.items() if self.name in names and path not in kept]
 
     def _hold(self, wanted: Mapping[str, Node]) -> None:
         """Enter `wanted` in the register; the original is kept first, so that no crash can lose it."""
@@ -188,6 +211,8 @@ class ConfigSet:
                     continue
                 self._keep(path, original)
             self.holders[path] = sorted({*names, self.name})
+        for folder in self._folders(wanted):
+            self.holders[folder] = sorted({*self.holders.get(folder, []), self.name})
         if json.dumps(self.holders) != before:
             self._save()
 
@@ -212,8 +237,10 @@ class ConfigSet:
             self.holders[path].remove(self.name)
         for path in unneeded:
             del self.holders[path]
+        folders = [path for path in unneeded if path.endswith("/")]
+        self._remove_empty(folders)
         self._save()
-        for path in unneeded:
+        for path in set(unneeded) - set(folders):
             kept = self.originals / path
             kept.unlink(missing_ok=True)
             self._prune(kept.parent)
@@ -268,6 +295,7 @@ class ConfigSet:
                 copy(child, stage / child.name)
             for path, (_before, node) in changes.items():
                 target = stage / path
+                target.parent.mkdir(parents=True, exist_ok=True)
                 target.unlink(missing_ok=True)
                 if node.content is not None:
                     target.write_bytes(moved(node.content))

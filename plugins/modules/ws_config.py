@@ -13,8 +13,9 @@ version_added: 0.1.0
 description:
   - Writes a set of files under a folder such as V(/etc/nginx). The folder is copied, the changes are made in
     the copy, a validator runs on the copy, and only when it accepts them the live files are replaced, each in
-    one step.
+    one step. Without a validator, they are replaced at once.
   - When the validator refuses, nothing live has changed and the message is the validator's own.
+  - Folders of theirs that are missing are made (V(0755)), and removed with the last file if they are empty then.
   - What the files replace is kept under V(/var/lib/wsfleet/original). A file that is no longer in the set gets
     its original back, or is removed when there was none, validated in the same way; with O(files=[]) the whole
     set does.
@@ -24,7 +25,7 @@ author:
   - The wsfleet maintainers (@wsfleet)
 options:
   root:
-    description: Absolute path of the folder that is validated as a whole.
+    description: Absolute path of the folder that is validated as a whole. It exists.
     type: path
     required: true
   name:
@@ -38,7 +39,7 @@ options:
     required: true
     suboptions:
       path:
-        description: Path relative to O(root); its folder exists.
+        description: Path relative to O(root).
         type: str
         required: true
       content:
@@ -58,9 +59,10 @@ options:
       - Command and arguments, without a shell. V({stage}) stands for the path of the copy of O(root).
       - Absolute references to O(root) inside the copied files are made to point into the copy.
       - In check mode it runs too, unless O(root), the command or one of O(needs) doesn't exist yet.
+      - Empty for files that nothing can validate.
     type: list
     elements: str
-    required: true
+    default: []
   refuse:
     description: Regular expressions. Output that matches one is a failure, for validators that only warn.
     type: list
@@ -135,7 +137,7 @@ others:
   returned: success
   sample: [chat]
 validated:
-  description: Whether the validator ran; not when nothing changes, nor in check mode on a host that lacks it.
+  description: Whether a validator ran; not when nothing changes, nor in check mode on a host that lacks it.
   type: bool
   returned: success
 """
@@ -177,12 +179,12 @@ def wanted_nodes(files: list[dict[str, str | None]]) -> dict[str, Node]:
     return nodes
 
 
-def missing(root: Path, command: str, needs: list[str]) -> str | None:
+def missing(root: Path, command: list[str], needs: list[str]) -> str | None:
     """Return why the configuration can't be validated here, as a sentence, or None."""
     if not root.is_dir():
         return f"{root} doesn't exist."
-    if shutil.which(command) is None:
-        return f"The validator {command} isn't installed."
+    if command and shutil.which(command[0]) is None:
+        return f"The validator {command[0]} isn't installed."
     for need in needs:
         if not Path(need).exists():
             return f"The configuration needs {need}, which doesn't exist."
@@ -215,7 +217,7 @@ def main() -> None:
             "root": {"type": "path", "required": True},
             "name": {"type": "str", "required": True},
             "files": {"type": "list", "elements": "dict", "required": True, "options": file_options},
-            "validate": {"type": "list", "elements": "str", "required": True},
+            "validate": {"type": "list", "elements": "str", "default": []},
             "refuse": {"type": "list", "elements": "str", "default": []},
             "needs": {"type": "list", "elements": "path", "default": []},
             "reads": {"type": "list", "elements": "path"},
@@ -226,19 +228,20 @@ def main() -> None:
     root = Path(module.params["root"])
     command: list[str] = module.params["validate"]
     try:
-        if not root.is_absolute() or not command:
-            raise ConfigError("root must be an absolute path, and validate at least a command.")
+        if not root.is_absolute():
+            raise ConfigError(f"root is '{root}', but must be an absolute path.")
         wanted = wanted_nodes(module.params["files"])
         config = ConfigSet(root, module.params["name"])
         changes = config.changes(wanted)
-        obstacle = missing(root, command[0], module.params["needs"])
+        obstacle = missing(root, command, module.params["needs"])
         reads = module.params["needs"] if module.params["reads"] is None else module.params["reads"]
         paths = [*(root / path for path in wanted), *map(Path, reads)]
         missed = unread(module.params["pid_file"], paths)
-        if changes and obstacle is None:
-            config.validate(changes, command, module.params["refuse"])
-        elif changes and not module.check_mode:
+        if changes and obstacle and not module.check_mode:
             raise ConfigError(obstacle)
+        validated = bool(changes and command) and obstacle is None
+        if validated:
+            config.validate(changes, command, module.params["refuse"])
         if not module.check_mode:
             config.apply(wanted, changes)
     except ConfigError as error:
@@ -249,7 +252,7 @@ def main() -> None:
         files=[str(root / path) for path in changes],
         unread=missed,
         others=config.others(),
-        validated=bool(changes) and obstacle is None,
+        validated=validated,
     )
 
 

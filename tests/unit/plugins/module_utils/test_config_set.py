@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import os
 import stat
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -192,20 +193,58 @@ def test_an_error_in_the_middle_puts_back_what_was(
     with pytest.raises(ConfigError, match=r"put back as it was.*No space left"):
         put(
             ConfigSet(root, "echo", store),
-            {"conf.d/echo.conf": file("x"), "nginx.conf": file("x"), "sites-enabled/echo": file("x")},
+            {
+                "conf.d/echo.conf": file("x"),
+                "new/echo.conf": file("x"),
+                "nginx.conf": file("x"),
+                "sites-enabled/echo": file("x"),
+            },
         )
     assert tree(root) == before
+    assert not (root / "new").exists()
     put(ConfigSet(root, "echo", store), {})
     assert tree(root) == before
 
 
-def test_folders_are_not_replaced_and_not_made(root: Path, store: Path) -> None:
+def test_folders_are_not_replaced(root: Path, store: Path) -> None:
     config = ConfigSet(root, "echo", store)
     with pytest.raises(ConfigError, match="neither a file nor a symlink"):
         config.changes({"conf.d": file("x")})
-    with pytest.raises(ConfigError, match="its folder doesn't exist"):
-        config.changes({"missing/x.conf": file("x")})
     assert config.changes({"missing/x.conf": NOTHING}) == {}
+
+
+def test_folders_that_are_missing_are_made_and_go_with_the_last_set(root: Path, store: Path) -> None:
+    wanted = {"new/er/x.conf": file("x"), "conf.d/x.conf": file("x")}
+    previous = os.umask(0o077)
+    try:
+        put(ConfigSet(root, "echo", store), wanted, ["test", "-f", "{stage}/new/er/x.conf"])
+    finally:
+        os.umask(previous)
+    assert [stat.S_IMODE((root / path).stat().st_mode) for path in ("new", "new/er")] == [0o755, 0o755]
+    assert put(ConfigSet(root, "echo", store), wanted) == []
+    put(ConfigSet(root, "chat", store), {"new/y.conf": file("y"), "new/er/x.conf": file("x")})
+    put(ConfigSet(root, "echo", store), {})
+    assert (root / "new/er/x.conf").is_file(), "another set holds it"
+    put(ConfigSet(root, "chat", store), {"new/y.conf": file("y")})
+    assert (root / "new/y.conf").is_file()
+    assert not (root / "new/er").exists()
+    put(ConfigSet(root, "chat", store), {})
+    assert not (root / "new").exists()
+    assert (root / "conf.d").is_dir(), "it isn't ours, although it is empty"
+    assert not store.parent.exists()
+
+
+def test_a_folder_that_somebody_else_uses_stays(root: Path, store: Path) -> None:
+    put(ConfigSet(root, "echo", store), {"new/x.conf": file("x")})
+    (root / "new/theirs").touch()
+    put(ConfigSet(root, "echo", store), {})
+    assert [path.name for path in (root / "new").iterdir()] == ["theirs"]
+    assert not store.parent.exists()
+
+
+def test_a_file_is_no_folder(root: Path, store: Path) -> None:
+    with pytest.raises(ConfigError, match=r"y can't be written: .*nginx.conf is not a folder"):
+        ConfigSet(root, "echo", store).changes({"nginx.conf/new/y": file("y")})
 
 
 def test_a_bare_host_has_everything_to_change(tmp_path: Path, store: Path) -> None:

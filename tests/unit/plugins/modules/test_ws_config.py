@@ -120,11 +120,15 @@ def test_a_path_may_be_there_once(host: Host) -> None:
     assert "unique" in host.run(*2 * [{"path": "site", "content": "good"}])["msg"]
 
 
-@pytest.mark.parametrize("options", [{"root": "etc"}, {"validate": []}])
-def test_a_relative_root_and_an_empty_validator_are_refused(host: Host, options: dict[str, Any]) -> None:
-    assert host.run({"path": "site", "content": "good"}, **options)["msg"] == (
-        "root must be an absolute path, and validate at least a command."
-    )
+def test_a_relative_root_is_refused(host: Host) -> None:
+    found = host.run({"path": "site", "content": "good"}, root="etc")
+    assert found["msg"] == "root is 'etc', but must be an absolute path."
+
+
+def test_what_nothing_can_validate_is_replaced_at_once(host: Host) -> None:
+    found = host.run({"path": "new/site", "content": "bad\n"}, validate=[])
+    assert (found["changed"], found["validated"], found["files"]) == (True, False, [f"{host.root}/new/site"])
+    assert (host.root / "new/site").read_text() == "bad\n"
 
 
 def test_a_warning_to_refuse_is_a_refusal(host: Host) -> None:

@@ -1,0 +1,50 @@
+# Copyright (c) 2026 The wsfleet maintainers
+# GNU General Public License v3.0 or later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Playbooks that are put together from parts: what one part relies on, another does."""
+
+from __future__ import annotations
+
+import itertools
+import typing as t
+from pathlib import Path
+
+import pytest
+import yaml
+from jinja2.nativetypes import NativeEnvironment
+
+PLAYBOOKS = Path(__file__).parents[3] / "playbooks"
+ROLLING = ("site", "deploy", "rollback", "restart", "scale", "autoscale")
+ROUTERS = ("nginx", "haproxy", "reuse_port")
+
+
+def roles(part: dict[str, t.Any], name: str, inventory: dict[str, t.Any]) -> set[str]:
+    """The roles that a playbook gives a part, with the variables of an inventory."""
+    environment = NativeEnvironment()
+    environment.filters["bool"] = bool
+    template = environment.from_string(str(part["vars"].get(name, [])))
+    return set(t.cast("list[str]", template.render(inventory)))
+
+
+def test_there_are_no_other_playbooks_with_a_rollout() -> None:
+    rolling = {path.stem for path in PLAYBOOKS.glob("*.yml") if "parts/roll.yml" in path.read_text()}
+    assert rolling == set(ROLLING)
+
+
+@pytest.mark.parametrize("playbook", ROLLING)
+def test_roles_that_dont_check_their_input_again_had_it_checked_in_the_beginning(playbook: str) -> None:
+    plays = yaml.safe_load((PLAYBOOKS / f"{playbook}.yml").read_text())
+    parts = [play for play in plays if "ansible.builtin.import_playbook" in play]
+    given = {Path(part["ansible.builtin.import_playbook"]).stem: part for part in parts if "vars" in part}
+    trusting = [
+        (given[part], name)
+        for part, name in (("build", "__ws_build"), ("roll", "__ws_roll"))
+        if part in given and given[part]["vars"].get("__ws_as_begun", True)
+    ]
+    for router, metrics in itertools.product(ROUTERS, (False, True)):
+        inventory = {"ws_router": router, "ws_metrics": metrics}
+        for part, name in trusting:
+            unchecked = set(roles(part, name, inventory)) - set(
+                roles(given["begin"], "__ws_checks", inventory)
+            )
+            assert not unchecked, f"{name} with {inventory}"
