@@ -6,6 +6,7 @@
     python -m tools.bench load            what clients see
     python -m tools.bench handover        what it costs to move connections
     python -m tools.bench generator       what the load generator costs
+    python -m tools.bench day             a day of one process, for the simulations of autoscale
     python -m tools.bench hosts           how long runs take, by the number of servers
     python -m tools.bench routers         what a restart loses, by the way to route on a server
     python -m tools.bench speed           the chain beside its variants and its peers
@@ -33,8 +34,9 @@ from importlib.metadata import version
 from typing import Any
 
 from tools import bench_speed, servers
+from tools.bench_day import measure_day, write_record
 from tools.bench_generator import HEAD as GENERATOR_HEAD
-from tools.bench_generator import measure_generator
+from tools.bench_generator import measure_processes, measure_server
 from tools.bench_generator import row as generator_row
 from tools.bench_handover import measure_handover
 from tools.bench_hosts import COUNTS, RUNS, measure_hosts
@@ -63,7 +65,7 @@ INVENTORY = BUILD / "servers.yml"
 FLEET = "bench"
 SERVERS = [Host(f"server{number}", f"debian{13 - number % 2}", ()) for number in range(1, 1 + max(COUNTS))]
 CLIENT = Host("client", "client", ())
-PARTS = ["load", "speed", "handover", "memory", "hosts", "routers", "generator"]
+PARTS = ["load", "speed", "handover", "memory", "hosts", "routers", "generator", "day"]
 TAIL = 30  # lines of a log to show
 PACKAGES = [
     "nginx",
@@ -220,14 +222,11 @@ def describe(engine: servers.Engine, hosts: Sequence[Host], load: float) -> dict
     }
 
 
-WITHOUT_SERVERS = {"handover": measure_handover, "generator": measure_generator}
-
-
 def measure(name: str, wanted: argparse.Namespace) -> dict[str, Any]:
     """Measure on servers made for it."""
     load = os.getloadavg()[0]
-    if name in WITHOUT_SERVERS:
-        return {**WITHOUT_SERVERS[name](say), "about": describe_machine(load)}
+    if name == "handover":
+        return {**measure_handover(say), "about": describe_machine(load)}
     engine = servers.find_engine()
     servers.down(engine, FLEET)  # of a run that was killed: its changes would be none now
     try:
@@ -241,6 +240,12 @@ def measure(name: str, wanted: argparse.Namespace) -> dict[str, Any]:
             figures = bench_speed.measure_speed(
                 engine, FLEET, INVENTORY, play, say, wanted.rows, rounds, effort
             )
+        elif name == "day":
+            figures = measure_day(engine, FLEET, (SERVERS[1], CLIENT), INVENTORY, play, BUILD)
+        elif name == "generator":
+            figures = {"driven": measure_processes(say)}
+            hosts = (SERVERS[1], CLIENT)
+            figures["driven"].append(measure_server(engine, FLEET, hosts, INVENTORY, play, BUILD))
         elif name == "memory":
             figures = measure_table(make_corpus(), say)
             figures |= measure_chain(engine, FLEET, (SERVERS[1], CLIENT), INVENTORY, play)
@@ -249,7 +254,11 @@ def measure(name: str, wanted: argparse.Namespace) -> dict[str, Any]:
             figures = measure_load(SERVERS[:2], wanted.rate, wanted.held)
         return {
             **figures,
-            "about": describe(engine, SERVERS[1:2] if name in ("routers", "memory") else SERVERS[:2], load),
+            "about": describe(
+                engine,
+                SERVERS[1:2] if name in ("routers", "memory", "generator", "day") else SERVERS[:2],
+                load,
+            ),
         }
     finally:
         servers.down(engine, FLEET)
@@ -338,7 +347,7 @@ def hosts_lines(figures: Mapping[str, Any]) -> Iterator[str]:
 
 def generator_lines(figures: Mapping[str, Any]) -> Iterator[str]:
     """Yield what the load generator takes, as Markdown."""
-    yield from table(GENERATOR_HEAD, map(generator_row, figures["pairs"]), texts=2)
+    yield from table(GENERATOR_HEAD, map(generator_row, figures["driven"]), texts=2)
     yield ""
     yield from machine_lines(figures["about"])
 
@@ -494,6 +503,9 @@ def write_results(figures: Mapping[str, Any]) -> None:
             path = ROOT / file
             path.write_text(put(path.read_text(), name, lines(*(figures[part] for part in parts))))
             say(f"written: {file}, {name}")
+    if "day" in figures:
+        write_record(figures["day"], ROOT / "bench" / "day.json")
+        say("written: bench/day.json")
     if "speed" in figures:
         (BUILD / "speed.html").write_text(speed_page(figures["speed"]))
         say(f"written: {BUILD / 'speed.html'}")

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What the load generator of playbook capacity takes for a message, beside the process that it drives.
+"""What the load generator of playbook capacity takes for a message, beside what it drives.
 
-No containers: the app on one core, module ws_load on another, as many messages as come back.
+First the app's process alone, without containers: the app on one core, module ws_load on another, as many messages as
+come back. Then a server as site.yml makes it, by the playbook itself.
 """
 
 from __future__ import annotations
@@ -13,19 +14,21 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from tools import servers
 from tools.bench_handover import LOOPS, SOURCES, cpu
-from tools.servers import ROOT, ServersError
+from tools.servers import ROOT, Host, ServersError
 
 MESSAGE = '{"type": "message", "text": "hello", "number": 12345}'
 CONNECTIONS = 100
 SECONDS = 5
 PATIENCE = 60.0  # seconds
-HEAD = ["app's loop", "compression", "messages/s", "generator", "app's process", "ratio"]
+CLIENTS = 800  # of a server; each says a message ten times a second, as the playbook has it by default
+HEAD = ["driven", "compression", "messages/s", "generator", "app", "nginx", "ratio"]
 
 
 @contextmanager
@@ -95,23 +98,63 @@ def measure_pair(loop: str, compression: bool) -> dict[str, Any]:
     }
 
 
-def measure_generator(say: Callable[[str], None]) -> dict[str, Any]:
-    """Return the figures of each pair."""
-    pairs = []
+def measure_server(
+    engine: servers.Engine,
+    fleet: str,
+    hosts: Sequence[Host],
+    inventory: Path,
+    play: Callable[..., float],
+    folder: Path,
+) -> dict[str, Any]:
+    """Have a fresh host drive another one, through TLS and nginx."""
+    server, client = hosts
+    servers.up(engine, fleet, hosts, inventory)
+    play("generator-site", "playbooks/site.yml", [server], {"ws_app_version": "v0"})
+    patience = 1000  # milliseconds; whoever has two cores for all this isn't quick
+    variables = {
+        "ws_capacity_host": server.name,
+        "ws_capacity_from": client.name,
+        "ws_capacity_start": CLIENTS,
+        "ws_capacity_most": CLIENTS,
+        "ws_capacity_seconds": 2 * SECONDS,
+        "ws_capacity_p99_ms": patience,
+        "ws_capacity_lag_ms": patience,
+        "ws_capacity_report": str(folder / "generator"),
+    }
+    play("generator-capacity", "playbooks/capacity.yml", hosts, variables)
+    figures = json.loads((folder / "generator.json").read_text())["figures"]
+    if figures["generator_cpu_us_per_message"] is None:
+        raise ServersError(
+            f"{server.name} didn't keep up with {CLIENTS} clients, so that nothing was measured."
+        )
+    return {
+        "compression": True,
+        "messages_per_second": figures["messages_per_second"],
+        "generator_us": figures["generator_cpu_us_per_message"],
+        "process_us": figures["app_cpu_us_per_message"],
+        "router_us": figures["router_cpu_us_per_message"],
+    }
+
+
+def measure_processes(say: Callable[[str], None]) -> list[dict[str, Any]]:
+    """Return the figures of the app's process, with each loop."""
+    found = []
     for loop in LOOPS:
         for compression in (False, True):
-            pairs.append(measure_pair(loop, compression))
-            say(" ".join(row(pairs[-1])))
-    return {"pairs": pairs}
+            found.append(measure_pair(loop, compression))
+            say(" ".join(row(found[-1])))
+    return found
 
 
-def row(pair: dict[str, Any]) -> list[str]:
+def row(figures: dict[str, Any]) -> list[str]:
     """A row of the table."""
+    router = figures.get("router_us")
     return [
-        pair["loop"],
-        "on" if pair["compression"] else "off",
-        f"{pair['messages_per_second']:,.0f}",
-        f"{pair['generator_us']:.0f} µs",
-        f"{pair['process_us']:.0f} µs",
-        f"{pair['process_us'] / pair['generator_us']:.1f}",
+        f"process, {figures['loop']}" if router is None else "server, TLS",
+        "on" if figures["compression"] else "off",
+        f"{figures['messages_per_second']:,.0f}",
+        f"{figures['generator_us']:.0f} µs",
+        f"{figures['process_us']:.0f} µs",
+        "" if router is None else f"{router:.0f} µs",
+        f"{(figures['process_us'] + (router or 0)) / figures['generator_us']:.1f}",
     ]

@@ -15,8 +15,9 @@ from typing import Any
 import pytest
 import websockets
 from websockets.asyncio.client import ClientConnection, unix_connect
+from websockets.asyncio.connection import Connection as LibraryConnection
 from websockets.asyncio.server import ServerConnection, broadcast, unix_serve
-from websockets.exceptions import ConnectionClosed
+from websockets.exceptions import ConcurrencyError, ConnectionClosed, ConnectionClosedError
 from websockets.extensions.permessage_deflate import PerMessageDeflate
 from websockets.frames import Frame, Opcode
 from websockets.protocol import State
@@ -29,18 +30,28 @@ from wsfleet.server import open_handover
 Play = Callable[[Connection, ClientConnection], Awaitable[None]]
 
 
+async def echoes(connection: Connection) -> None:
+    async for message in connection:
+        if message == "think":
+            await asyncio.sleep(0.2)
+        await connection.send(message)
+
+
+async def leaves_it_to_the_test(connection: Connection) -> None:
+    await connection.wait_closed()
+
+
 @asynccontextmanager
-async def connected(folder: Path) -> AsyncIterator[tuple[Connection, ClientConnection]]:
-    """A connection whose handler echoes, and its client."""
+async def connected(
+    folder: Path, handle: Callable[[Connection], Awaitable[None]]
+) -> AsyncIterator[tuple[Connection, ClientConnection]]:
+    """A connection and its client."""
     opened: asyncio.Future[Connection] = asyncio.get_running_loop().create_future()
 
     async def handler(connection: ServerConnection) -> None:
         assert isinstance(connection, Connection)
         opened.set_result(connection)
-        async for message in connection:
-            if message == "think":
-                await asyncio.sleep(0.2)
-            await connection.send(message)
+        await handle(connection)
 
     path = str(folder / "s")
     factory = internals.DeflateFactory(server_max_window_bits=12, client_max_window_bits=12)
@@ -58,9 +69,9 @@ async def connected(folder: Path) -> AsyncIterator[tuple[Connection, ClientConne
         yield connection, client
 
 
-def play(folder: Path, scene: Play) -> None:
+def play(folder: Path, scene: Play, handle: Callable[[Connection], Awaitable[None]] = echoes) -> None:
     async def run() -> None:
-        async with asyncio.timeout(10), connected(folder) as (connection, client):
+        async with asyncio.timeout(10), connected(folder, handle) as (connection, client):
             await scene(connection, client)
 
     asyncio.run(run())
@@ -287,6 +298,165 @@ def test_messages_are_counted_where_they_pass_in_both_directions(tmp_path: Path)
         await connection.send(["in ", "two"])
         await client.close()
         assert (traffic.received, traffic.sent) == (2, 4)
+
+    play(tmp_path, scene)
+
+
+# receiving
+
+
+def test_messages_come_as_they_were_sent(tmp_path: Path) -> None:
+    async def scene(_connection: Connection, client: ClientConnection) -> None:
+        for message in ("text é", b"bytes", ["in ", "two"], [b"in ", b"three ", b"parts"]):
+            await client.send(message)
+        assert [await client.recv() for _n in range(4)] == ["text é", b"bytes", "in two", b"in three parts"]
+        numbers = [str(number) for number in range(200)]
+        client.protocol.send_text(b"first")
+        for number in numbers:  # at once
+            client.protocol.send_text(number.encode())
+        client.send_data()
+        assert [await client.recv() for _n in range(201)] == ["first", *numbers]
+
+    play(tmp_path, scene)
+
+
+@pytest.mark.parametrize("short_cut", [True, False])
+def test_what_comes_with_messages_is_answered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, short_cut: bool
+) -> None:
+    monkeypatch.setattr(internals, "SHORT_CUT", short_cut)
+
+    async def scene(connection: Connection, client: ClientConnection) -> None:
+        frames = [Frame(Opcode.TEXT, b"one"), Frame(Opcode.PING, b"?"), Frame(Opcode.TEXT, b"two")]
+        pong = asyncio.get_running_loop().create_future()
+        client.pending_pings[b"?"] = (pong, 0.0)
+        connection.data_received(b"".join(frame.serialize(mask=True) for frame in frames))
+        await pong
+        assert [await client.recv(), await client.recv()] == ["one", "two"]
+        broken = Frame(Opcode.CONT, b"of nothing").serialize(mask=True)
+        connection.data_received(broken)
+        with pytest.raises(ConnectionClosedError) as raised:
+            await client.recv()
+        assert raised.value.rcvd and raised.value.rcvd.code == 1002
+
+    play(tmp_path, scene)
+
+
+def test_text_that_is_not_utf8_ends_the_connection(tmp_path: Path) -> None:
+    async def scene(_connection: Connection, client: ClientConnection) -> None:
+        client.protocol.send_text(b"\xff")
+        client.send_data()
+        with pytest.raises(ConnectionClosedError) as raised:
+            await client.recv()
+        assert raised.value.rcvd and raised.value.rcvd.code == 1007
+
+    play(tmp_path, scene)
+
+
+def test_one_at_a_time_may_receive(tmp_path: Path) -> None:
+    async def scene(connection: Connection, client: ClientConnection) -> None:
+        for second in (connection.recv, aiter(connection).__anext__):
+            with pytest.raises(ConcurrencyError):
+                await second()
+        await client.send("the handler")
+        assert await client.recv() == "the handler"
+
+    play(tmp_path, scene)
+
+
+def test_nobody_takes_what_comes_for_who_has_begun_a_message(tmp_path: Path) -> None:
+    async def scene(connection: Connection, client: ClientConnection) -> None:
+        client.protocol.send_text(b"in ", fin=False)
+        client.send_data()
+        streaming = connection.recv_streaming()
+        assert await anext(streaming) == "in "
+        client.protocol.send_continuation(b"two", fin=True)
+        client.send_data()
+        await asyncio.sleep(0.05)
+        with pytest.raises(ConcurrencyError):
+            await anext(aiter(connection))
+        assert [part async for part in streaming] == ["two"]
+
+    play(tmp_path, scene, leaves_it_to_the_test)
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_message_is_not_lost_with_who_waited_for_it(tmp_path: Path, there: bool) -> None:
+    async def scene(connection: Connection, client: ClientConnection) -> None:
+        waiting = asyncio.ensure_future(anext(aiter(connection)))
+        await asyncio.sleep(0.01)
+        if there:
+            connection.data_received(Frame(Opcode.TEXT, b"kept").serialize(mask=True))
+        waiting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+        if not there:
+            await client.send("kept")
+        assert await connection.recv() == "kept"
+        await client.send("more")
+        assert await anext(aiter(connection)) == "more"
+
+    play(tmp_path, scene, leaves_it_to_the_test)
+
+
+def test_messages_end_with_the_connection(tmp_path: Path) -> None:
+    async def scene(connection: Connection, client: ClientConnection) -> None:
+        for message in ("one", "two"):
+            await client.send(message)
+        closing = asyncio.create_task(client.close())
+        assert [message async for message in connection] == ["one", "two"]
+        assert [message async for message in connection] == []
+        await closing
+
+    play(tmp_path, scene, leaves_it_to_the_test)
+
+
+@pytest.mark.parametrize("waits", [True, False])
+def test_messages_end_with_an_error_where_the_connection_is_cut(tmp_path: Path, waits: bool) -> None:
+    async def scene(connection: Connection, client: ClientConnection) -> None:
+        async def read() -> list[Any]:
+            return [message async for message in connection]
+
+        if waits:
+            reading = asyncio.create_task(read())
+            await asyncio.sleep(0.01)
+            client.transport.abort()
+        else:
+            client.transport.abort()
+            await connection.wait_closed()
+            reading = asyncio.create_task(read())
+        with pytest.raises(ConnectionClosedError):
+            await reading
+
+    play(tmp_path, scene, leaves_it_to_the_test)
+
+
+def test_reading_pauses_while_nobody_takes_messages_and_goes_on(tmp_path: Path) -> None:
+    async def scene(connection: Connection, client: ClientConnection) -> None:
+        sending = asyncio.create_task(client.send(b"first"))
+        for _n in range(100):
+            await client.send(b"more")
+        while not connection.recv_messages.paused:
+            await asyncio.sleep(0.01)
+        for _n in range(100):
+            await client.send(b"late")
+        messages = aiter(connection)
+        assert [await anext(messages) for _n in range(201)].count(b"late") == 100
+        await sending
+
+    play(tmp_path, scene, leaves_it_to_the_test)
+
+
+def test_with_a_version_that_is_not_known_the_library_iterates(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(internals, "SHORT_CUT", False)
+
+    async def scene(connection: Connection, client: ClientConnection) -> None:
+        iterator: Any = aiter(connection)
+        assert iterator.ag_code is LibraryConnection.__aiter__.__code__
+        await client.send("yes")
+        assert await client.recv() == "yes"
 
     play(tmp_path, scene)
 

@@ -7,6 +7,8 @@ import asyncio
 import json
 import os
 import socket
+import subprocess
+import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from offers import OFFER
+from server_process import command_environment
 from wsfleet.packets import (
     KINDS,
     LENGTH,
@@ -255,3 +258,49 @@ def test_a_process_of_another_user_is_told_apart(monkeypatch: pytest.MonkeyPatch
         assert not peer.is_of_this_user
 
     pair(conversation)
+
+
+CLOSED_WHILE_IT_WAITS = """
+import asyncio, socket, sys
+from wsfleet.packets import Peer
+
+async def main():
+    loop = asyncio.get_running_loop()
+    for wait in (Peer.receive, Peer.have_room):
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        while wait is Peer.have_room:
+            try:
+                ours.send(bytes(10_000), socket.MSG_DONTWAIT)
+            except BlockingIOError:
+                break
+        peer, descriptor = Peer(ours), ours.fileno()
+        waiting = asyncio.create_task(wait(peer))
+        await asyncio.sleep(0)  # it has just begun to wait
+        peer.close()
+        waiting.cancel()
+        heard = asyncio.Event()
+        fresh, other = socket.socketpair()
+        assert fresh.fileno() == descriptor
+        loop.add_reader(fresh, heard.set)
+        await asyncio.sleep(0.01)
+        other.send(b"x")
+        await asyncio.wait_for(heard.wait(), 5)
+        loop.remove_reader(fresh)
+        for sock in (theirs, fresh, other):
+            sock.close()
+
+LOOP(main())
+"""
+
+
+@pytest.mark.parametrize("loop", ["asyncio.run", "__import__('uvloop').run"])
+def test_peer_may_be_closed_while_somebody_waits_for_it(loop: str) -> None:
+    script = CLOSED_WHILE_IT_WAITS.replace("LOOP", loop)
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        env=command_environment({}),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")

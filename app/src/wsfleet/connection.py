@@ -5,14 +5,14 @@ from __future__ import annotations
 
 import time
 from asyncio import BaseTransport
-from collections.abc import AsyncIterable, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, TypeAlias, TypeVar
 
 from websockets.asyncio.server import ServerConnection
 from websockets.frames import Frame
 from websockets.protocol import Event
-from websockets.typing import DataLike
+from websockets.typing import Data, DataLike
 
 from . import internals
 from .metrics import Metrics
@@ -74,11 +74,24 @@ class Connection(ServerConnection):
         super().connection_made(transport)
         internals.send_frames(self, self.late)
 
+    def data_received(self, data: bytes) -> None:
+        """Take in what the client has sent, in all as the library does."""
+        if not internals.receive_at_once(self, data):
+            super().data_received(b"")
+
     def process_event(self, event: Event) -> None:
         """Hand on what has come, and count messages."""
-        if internals.ends_message(event):
+        frame = internals.message_frame(event)
+        if frame is None:
+            super().process_event(event)
+            return
+        self.recv_messages.put(frame)
+        if frame.fin:
             self._metrics.traffic.received += 1
-        super().process_event(event)
+
+    def __aiter__(self) -> AsyncIterator[Data]:
+        """Iterate on incoming messages, in all as the library does."""
+        return internals.iterate(self) if internals.SHORT_CUT else super().__aiter__()
 
     async def send(self, message: Message, *, text: bool | None = None) -> None:
         """Send a message, in all as the library does."""

@@ -9,19 +9,21 @@ but the window, which is kept here.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import dataclass
 from types import GeneratorType
 from typing import TYPE_CHECKING, Any, cast
 
 import websockets.version
+from websockets.asyncio.messages import Assembler
 from websockets.asyncio.server import Server
+from websockets.exceptions import ConnectionClosedOK
 from websockets.extensions.base import Extension
 from websockets.extensions.permessage_deflate import PerMessageDeflate, ServerPerMessageDeflateFactory
 from websockets.frames import Close, Frame, Opcode
 from websockets.protocol import State
 from websockets.server import ServerProtocol
-from websockets.typing import ExtensionParameter
+from websockets.typing import Data, ExtensionParameter
 
 if TYPE_CHECKING:
     from .connection import Connection
@@ -202,6 +204,61 @@ def send_at_once(connection: Connection, message: object, text: bool | None) -> 
     return True
 
 
+def receive_at_once(connection: Connection, data: bytes) -> bool:
+    """Take in what has come; return whether that was all.
+
+    Otherwise there is something to answer, and the library goes on, for which it needs no more than to be called
+    without data.
+    """
+    protocol = connection.protocol
+    protocol.receive_data(data)
+    if not SHORT_CUT or protocol.writes:
+        return False
+    for event in protocol.events_received():
+        connection.process_event(event)
+    return True
+
+
+async def iterate(connection: Connection) -> AsyncIterator[Data]:
+    """Yield messages as the library does, which has three coroutines for each of them.
+
+    Whatever isn't a message in one frame is left to it, and so is the connection's end.
+    """
+    messages = connection.recv_messages
+    frames = messages.frames
+    try:
+        while True:
+            if not (messages.get_in_progress or messages.closed or frames.queue):
+                messages.get_in_progress = True
+                frames.get_waiter = frames.loop.create_future()
+                try:
+                    await frames.get_waiter
+                except EOFError:
+                    pass  # recv() knows why
+                finally:
+                    frames.get_waiter = None
+                    messages.get_in_progress = False
+            message = _take(messages)
+            yield await connection.recv() if message is None else message
+    except ConnectionClosedOK:
+        return
+
+
+def _take(messages: Assembler) -> Data | None:
+    """The next message if it is there and in one frame."""
+    queue = messages.frames.queue
+    if messages.get_in_progress or not queue or not queue[0].fin:
+        return None
+    data = bytes(queue[0].data)
+    try:
+        message = data.decode() if queue[0].opcode is Opcode.TEXT else data
+    except UnicodeDecodeError:
+        return None  # recv() closes the connection for it
+    queue.popleft()
+    messages.maybe_resume()
+    return message
+
+
 class Counting(ServerProtocol):
     """Counts the messages that are sent where they pass, broadcasts too; a look at each frame is all that it costs."""
 
@@ -220,9 +277,9 @@ def count_sent(protocol: ServerProtocol, traffic: Traffic) -> None:
     cast("Counting", protocol).traffic = traffic
 
 
-def ends_message(event: object) -> bool:
-    """Whether an event is a message's only frame, or its last."""
-    return isinstance(event, Frame) and event.fin and event.opcode < CONTROL
+def message_frame(event: object) -> Frame | None:
+    """The event if it is a frame of a message."""
+    return event if isinstance(event, Frame) and event.opcode < CONTROL else None
 
 
 def open_protocol(extensions: list[Extension], **options: Any) -> ServerProtocol:

@@ -254,7 +254,13 @@ class Peer:
         try:
             await ready.wait()
         finally:
-            remove(descriptor)
+            if self._socket.fileno() == descriptor:  # otherwise it may be somebody else's by now
+                remove(descriptor)
 
     def close(self) -> None:
-        self._socket.close()
+        """Close the socket, of which the loop mustn't know any more: uvloop ends the process for one that is closed."""
+        descriptor = self._socket.fileno()
+        if descriptor >= 0:
+            self._loop.remove_reader(descriptor)
+            self._loop.remove_writer(descriptor)
+            self._socket.close()

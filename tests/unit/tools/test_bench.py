@@ -428,7 +428,7 @@ def test_figures_of_the_other_part_are_kept(places: Path, monkeypatch: pytest.Mo
         return (
             figures(usual=LOST)
             if part == "load"
-            else {"runs": [], "routers": [], "pairs": [], "about": ABOUT}
+            else {"runs": [], "routers": [], "driven": [], "moments": [], "about": ABOUT}
         )
 
     monkeypatch.setattr(bench, "measure", measure)

@@ -3,11 +3,17 @@
 
 from __future__ import annotations
 
+import json
 import os
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tools import bench_generator
+from tools import bench_generator, servers
+from tools.servers import Host
 
 
 @pytest.mark.parametrize("compression", [False, True])
@@ -25,11 +31,43 @@ def test_both_sides_are_measured_on_cores_of_their_own(
 
 
 def test_row_of_the_table() -> None:
-    pair = {
+    figures = {
         "loop": "uvloop",
         "compression": True,
         "messages_per_second": 12345.6,
         "generator_us": 10.4,
         "process_us": 26,
     }
-    assert bench_generator.row(pair) == ["uvloop", "on", "12,346", "10 µs", "26 µs", "2.5"]
+    process = ["process, uvloop", "on", "12,346", "10 µs", "26 µs", "", "2.5"]
+    assert bench_generator.row(figures) == process
+    server = ["server, TLS", "on", "12,346", "10 µs", "26 µs", "14 µs", "3.8"]
+    assert bench_generator.row(figures | {"router_us": 14}) == server
+
+
+@pytest.mark.parametrize("kept_up", [True, False])
+def test_a_server_is_measured_by_the_playbook(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kept_up: bool
+) -> None:
+    monkeypatch.setattr(servers, "up", lambda *_arguments: None)
+
+    def play(_name: str, playbook: str, hosts: Sequence[Host], variables: Mapping[str, Any]) -> float:
+        if "capacity" in playbook:
+            assert [variables["ws_capacity_host"], variables["ws_capacity_from"]] == [
+                host.name for host in hosts
+            ]
+            times = {"generator": 10.0, "app": 26.0, "router": 14.0}
+            figures = {
+                f"{part}_cpu_us_per_message": time if kept_up else None for part, time in times.items()
+            }
+            report = Path(f"{variables['ws_capacity_report']}.json")
+            report.write_text(json.dumps({"figures": {"messages_per_second": 8000.0, **figures}}))
+        return 0.0
+
+    hosts = [Host("server", "debian13", ()), Host("client", "client", ())]
+    engine = servers.Engine("podman")
+    measure = partial(bench_generator.measure_server, engine, "bench", hosts, tmp_path, play, tmp_path)
+    if kept_up:
+        assert bench_generator.row(measure())[2:] == ["8,000", "10 µs", "26 µs", "14 µs", "4.0"]
+    else:
+        with pytest.raises(servers.ServersError, match="server didn't keep up"):
+            measure()

@@ -6,10 +6,12 @@
 from __future__ import annotations
 
 import itertools
+import json
 import math
 import random
 import typing as t
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from ansible_collections.wsfleet.websockets.plugins.module_utils.autoscale import (
@@ -199,19 +201,46 @@ def test_what_isnt_spare_and_what_is_alone_stays_in_service() -> None:
     assert changes(*[Server(f"s{n}", Rules(spare=True), idle) for n in range(30)]).count("out") == 3
 
 
-# A day of load, a minute a line: quiet at night, busy in the evening, with a spike at noon and one that lasts.
+# A day of one process, recorded from a real one by `make bench BENCH=day`: quiet at night, busy in the evening, with a
+# spike at noon and one that lasts.
 DAY = 24 * 60
+RECORD = json.loads((Path(__file__).parents[4] / "bench" / "day.json").read_text())
+SEEN = sorted((one["connections"], one["cpu_percent"], one["lag_ms"]) for one in RECORD)
 
 
 def day(minute: float) -> float:
-    curve = 0.5 - 0.45 * math.cos((minute / DAY - 0.15) * 2 * math.pi)
-    spike = 1.8 if 720 <= minute < 735 else 1.3 if 1000 <= minute < 1060 else 1.0
-    return curve * spike
+    """How many connections there were."""
+    before, after = (RECORD[math.floor(minute / DAY * len(RECORD) + more) % len(RECORD)] for more in (0, 1))
+    part = minute / DAY * len(RECORD) % 1
+    return t.cast("float", (1 - part) * before["connections"] + part * after["connections"])
+
+
+def response(connections: float) -> tuple[float, float]:
+    """The CPU and the lag that a process had with so many; with more than any had, CPU in proportion, up to a core."""
+    highest = SEEN[-1]
+    if connections > highest[0]:
+        cpu = min(100.0, highest[1] * connections / highest[0])
+        return cpu, 200.0 if cpu > 95 else highest[2]
+    # Of the moments with about so many, those next to it.
+    above = next(index for index, one in enumerate(SEEN) if one[0] >= connections)
+    (least, *low), (most, *high) = SEEN[max(0, above - 1)], SEEN[above]
+    part = (connections - least) / (most - least) if most > least else 1.0
+    cpu, lag = (a + (b - a) * max(0.0, part) for a, b in zip(low, high, strict=True))
+    return cpu, lag
+
+
+def test_the_record_is_of_a_day_that_asks_for_something() -> None:
+    connections = [one["connections"] for one in RECORD]
+    assert len(RECORD) == 48 and max(connections) > 10 * min(connections) > 0
+    assert max(one["cpu_percent"] for one in RECORD) > 40
+    messages = [one["messages_per_second"] / one["connections"] for one in RECORD]
+    assert 9 < min(messages) <= max(messages) < 11, "all clients had their say"
 
 
 def simulate(hosts: int, spares: int, peak: float, step: int) -> dict[str, list[list[t.Any]]]:
-    """Run autoscale through the day, every `step` minutes, over servers of 8 cores whose peak, if all serve, is so
-    many cores each.
+    """Run autoscale through the day, every `step` minutes, over servers of 8 cores.
+
+    If all serve, they have `peak` times the connections of the process that was recorded.
 
     Returns each server's history: processes, percent of a core per process, and whether it served.
     """
@@ -227,10 +256,12 @@ def simulate(hosts: int, spares: int, peak: float, step: int) -> dict[str, list[
         serving = sum(size[name] for name in names if not out[name])
         servers = []
         for name in names:
-            cores = 0.0 if out[name] else demand * size[name] / serving * chance.uniform(0.9, 1.1)
-            cpu = min(100.0, cores * 100 / count[name])
+            share = (
+                0.0 if out[name] else demand * size[name] / serving * chance.uniform(0.9, 1.1) / count[name]
+            )
+            cpu, lag = response(share)
             history[name].append([count[name], cpu, not out[name]])
-            process = Process(cpu, round(cores * 500 / count[name]), 200.0 if cpu > 95 else 5.0)
+            process = Process(cpu, round(share), lag)
             seen = Load(8, (process,) * count[name], calm[name], at_post[name], out[name])
             # Now and then, one doesn't answer.
             servers.append(Server(name, rules[name], seen if chance.random() > 0.0001 else None))
