@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from tools import servers
+from tools.bench_generator import TRUST
 from tools.servers import Host, ServersError
 
 STEP = 30  # minutes
@@ -41,6 +42,7 @@ def measure_day(
     minutes = range(0, 24 * 60, STEP)
     servers.up(engine, fleet, hosts, inventory)
     play("day-site", "playbooks/site.yml", [server], {"ws_app_version": "v0", "ws_supervisor_processes": 1})
+    play("day-trust", TRUST, [client], {})
     variables = {
         "ws_capacity_from": client.name,
         "bench_day_clients": [clients(minute) for minute in minutes],
