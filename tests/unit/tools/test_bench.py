@@ -172,8 +172,8 @@ def runs() -> list[dict[str, Any]]:
 def test_hosts() -> None:
     lines = list(bench.hosts_lines({"runs": runs(), "about": ABOUT}))
     assert lines[2:4] == [
-        "| 2 | 21 (6 / 15) | 21 (6 / 15) | 21 (6 / 15) | 21 (6 / 15) |",
-        "| 10 | 104 (30 / 76) | 104 (30 / 76) | 104 (30 / 76) | 104 (30 / 76) |",
+        "| 2 | " + " | ".join(5 * ["21 (6 / 15)"]) + " |",
+        "| 10 | " + " | ".join(5 * ["104 (30 / 76)"]) + " |",
     ]
 
 
@@ -324,7 +324,7 @@ def test_runs_are_measured_when_their_release_is_collected(
     def play(
         _name: str, playbook: str, hosts: Sequence[Host], variables: Mapping[str, Any], *more: str
     ) -> float:
-        played.append((playbook, len(hosts), variables["ws_app_version"], *more))
+        played.append((playbook, len(hosts), variables.get("ws_app_version"), *more))
         return 1.0
 
     up: list[int] = []
