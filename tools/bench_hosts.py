@@ -105,7 +105,7 @@ def measure_hosts(
         servers.up(engine, fleet, some, inventory)
         open_ssh(engine, fleet, some, inventory, make_key(inventory.parent / "ssh"))
         for run in RUNS:
-            version = run.variables.get("ws_app_version")
+            version = run.variables.get("ws_app_version", "")
             releases = {(host.image, version) for host in some[:IMAGES]}
             if version and not releases <= collected:
                 # In check mode the controller collects the release, so that this isn't measured.

@@ -218,6 +218,9 @@ def unpack(bundle: Path, path: Path) -> None:
             if hasattr(tarfile, "data_filter"):  # from Python 3.11.4 on
                 archive.extractall(path, filter="data")
             else:
+                for name in archive.getnames():
+                    if Path(name).is_absolute() or ".." in Path(name).parts:
+                        raise tarfile.TarError(f"{name} is outside")
                 archive.extractall(path)  # noqa: S202 - our own archive, sent by the controller
     except (OSError, tarfile.TarError) as error:
         raise StepError(f"unpacking the bundle {bundle} failed: {error}") from error
