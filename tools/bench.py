@@ -52,6 +52,7 @@ from tools.bench_memory import (
 )
 from tools.bench_memory import HEAD as MEMORY_HEAD
 from tools.bench_page import page
+from tools.bench_pair import Pair
 from tools.bench_picture import draw
 from tools.bench_routers import measure_routers
 from tools.servers import Host
@@ -228,12 +229,13 @@ def measure(name: str, wanted: argparse.Namespace) -> dict[str, Any]:
     if name == "handover":
         return {**measure_handover(say), "about": describe_machine(load)}
     engine = servers.find_engine()
+    pair = Pair(engine, FLEET, SERVERS[1], CLIENT, INVENTORY, play, BUILD)
     servers.down(engine, FLEET)  # of a run that was killed: its changes would be none now
     try:
         if name == "hosts":
             figures = measure_hosts(engine, FLEET, SERVERS, INVENTORY, play, say)
         elif name == "routers":
-            figures = measure_routers(engine, FLEET, (SERVERS[1], CLIENT), INVENTORY, play, BUILD)
+            figures = measure_routers(pair)
         elif name == "speed":
             effort = bench_speed.QUICK if wanted.quick else bench_speed.Effort()
             rounds = wanted.rounds or (1 if wanted.quick else bench_speed.ROUNDS)
@@ -241,14 +243,13 @@ def measure(name: str, wanted: argparse.Namespace) -> dict[str, Any]:
                 engine, FLEET, INVENTORY, play, say, wanted.rows, rounds, effort
             )
         elif name == "day":
-            figures = measure_day(engine, FLEET, (SERVERS[1], CLIENT), INVENTORY, play, BUILD)
+            figures = measure_day(pair)
         elif name == "generator":
             figures = {"driven": measure_processes(say)}
-            hosts = (SERVERS[1], CLIENT)
-            figures["driven"].append(measure_server(engine, FLEET, hosts, INVENTORY, play, BUILD))
+            figures["driven"].append(measure_server(pair))
         elif name == "memory":
             figures = measure_table(make_corpus(), say)
-            figures |= measure_chain(engine, FLEET, (SERVERS[1], CLIENT), INVENTORY, play)
+            figures |= measure_chain(pair)
         else:
             servers.up(engine, FLEET, [*SERVERS[:2], CLIENT], INVENTORY)
             figures = measure_load(SERVERS[:2], wanted.rate, wanted.held)

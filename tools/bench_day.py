@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tools import servers
-from tools.bench_generator import TRUST
-from tools.servers import Host, ServersError
+from tools.bench_pair import Pair
+from tools.servers import ServersError
 
 STEP = 30  # minutes
 MOST = 1800  # clients in the evening, ten messages a second each
@@ -29,27 +28,17 @@ def clients(minute: int) -> int:
     return round(curve * spike * MOST)
 
 
-def measure_day(
-    engine: servers.Engine,
-    fleet: str,
-    hosts: Sequence[Host],
-    inventory: Path,
-    play: Callable[..., float],
-    folder: Path,
-) -> dict[str, Any]:
+def measure_day(pair: Pair) -> dict[str, Any]:
     """Return what was seen of a fresh server with one process, half an hour after half an hour."""
-    server, client = hosts
     minutes = range(0, 24 * 60, STEP)
-    servers.up(engine, fleet, hosts, inventory)
-    play("day-site", "playbooks/site.yml", [server], {"ws_app_version": "v0", "ws_supervisor_processes": 1})
-    play("day-trust", TRUST, [client], {})
+    pair.deploy("day", ws_supervisor_processes=1)
     variables = {
-        "ws_capacity_from": client.name,
+        "ws_capacity_from": pair.client.name,
         "bench_day_clients": [clients(minute) for minute in minutes],
-        "bench_day_file": str(folder / "day.json"),
+        "bench_day_file": str(pair.folder / "day.json"),
     }
-    play("day", "bench/day.yml", hosts, variables)
-    stages = json.loads((folder / "day.json").read_text())
+    pair.play("day", "bench/day.yml", pair.hosts, variables)
+    stages = json.loads((pair.folder / "day.json").read_text())
     return {"moments": [moment(minute, stage) for minute, stage in zip(minutes, stages, strict=True)]}
 
 

@@ -14,20 +14,19 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tools import servers
 from tools.bench_handover import LOOPS, SOURCES, cpu
+from tools.bench_pair import Pair
 from tools.servers import ROOT, Host, ServersError
 
 MESSAGE = '{"type": "message", "text": "hello", "number": 12345}'
 CONNECTIONS = 100
 SECONDS = 5
 PATIENCE = 60.0  # seconds
-TRUST = "molecule/shared/trust.yml"
 CONTROLLER = Host("localhost", "", ())
 CLIENTS = 800  # of a server; each says a message ten times a second, as the playbook has it by default
 HEAD = ["driven", "compression", "messages/s", "generator", "app", "nginx", "ratio"]
@@ -100,35 +99,25 @@ def measure_pair(loop: str, compression: bool) -> dict[str, Any]:
     }
 
 
-def measure_server(
-    engine: servers.Engine,
-    fleet: str,
-    hosts: Sequence[Host],
-    inventory: Path,
-    play: Callable[..., float],
-    folder: Path,
-) -> dict[str, Any]:
+def measure_server(pair: Pair) -> dict[str, Any]:
     """Have a fresh host drive another one, through TLS and nginx."""
-    server, client = hosts
-    servers.up(engine, fleet, hosts, inventory)
-    play("generator-site", "playbooks/site.yml", [server], {"ws_app_version": "v0"})
-    play("generator-trust", TRUST, [client], {})
+    pair.deploy("generator")
     patience = 1000  # milliseconds; whoever has two cores for all this isn't quick
     variables = {
-        "ws_capacity_host": server.name,
-        "ws_capacity_from": client.name,
+        "ws_capacity_host": pair.server.name,
+        "ws_capacity_from": pair.client.name,
         "ws_capacity_start": CLIENTS,
         "ws_capacity_most": CLIENTS,
         "ws_capacity_seconds": 2 * SECONDS,
         "ws_capacity_p99_ms": patience,
         "ws_capacity_lag_ms": patience,
-        "ws_capacity_report": str(folder / "generator"),
+        "ws_capacity_report": str(pair.folder / "generator"),
     }
-    play("generator-capacity", "playbooks/capacity.yml", [*hosts, CONTROLLER], variables)
-    figures = json.loads((folder / "generator.json").read_text())["figures"]
+    pair.play("generator-capacity", "playbooks/capacity.yml", [*pair.hosts, CONTROLLER], variables)
+    figures = json.loads((pair.folder / "generator.json").read_text())["figures"]
     if figures["generator_cpu_us_per_message"] is None:
         raise ServersError(
-            f"{server.name} didn't keep up with {CLIENTS} clients, so that nothing was measured."
+            f"{pair.server.name} didn't keep up with {CLIENTS} clients, so that nothing was measured."
         )
     return {
         "compression": True,

@@ -31,7 +31,7 @@ from websockets.frames import Frame, Opcode
 from plugins.module_utils.memory import COMPRESSION, estimate
 from tools import servers
 from tools.bench_held import measure_held
-from tools.servers import Host
+from tools.bench_pair import Pair
 
 SERVER = servers.ROOT / "bench" / "memory.py"
 CONNECTIONS = 200
@@ -255,20 +255,13 @@ def measure_kernel() -> float:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
-def measure_chain(
-    engine: servers.Engine, fleet: str, hosts: tuple[Host, Host], inventory: Path, play: Callable[..., float]
-) -> dict[str, Any]:
+def measure_chain(pair: Pair) -> dict[str, Any]:
     """Return what an idle connection takes in each part of a server with its defaults and TLS."""
-    host, client = hosts
     kernel, rows = measure_kernel(), []
     for router in ("nginx", "haproxy"):
-        servers.down(engine, fleet)
-        servers.up(engine, fleet, hosts, inventory)
-        variables = {"ws_router": router, "ws_app_version": "v0"}
-        play(f"memory-{router}-site", "playbooks/site.yml", [host], variables)
-        play(f"memory-{router}-trust", "molecule/shared/trust.yml", [client], {})
-        server, clients = (servers.container(fleet, each.name) for each in (host, client))
-        kib = measure_held(engine, server, clients, f"wss://{host.name}/")
+        pair.deploy(f"memory-{router}", ws_router=router)
+        server, clients = (servers.container(pair.fleet, host.name) for host in pair.hosts)
+        kib = measure_held(pair.engine, server, clients, f"wss://{pair.server.name}/")
         rows.append(
             {
                 "router": router,

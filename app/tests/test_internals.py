@@ -77,6 +77,14 @@ def play(folder: Path, scene: Play, handle: Callable[[Connection], Awaitable[Non
     asyncio.run(run())
 
 
+async def closed_with(client: ClientConnection) -> int:
+    """The code that the server closes with."""
+    with pytest.raises(ConnectionClosedError) as raised:
+        await client.recv()
+    assert raised.value.rcvd
+    return raised.value.rcvd.code
+
+
 async def becomes_quiet(connection: Connection) -> None:
     async with asyncio.timeout(5):
         while not internals.is_quiet(connection):
@@ -335,9 +343,7 @@ def test_what_comes_with_messages_is_answered(
         assert [await client.recv(), await client.recv()] == ["one", "two"]
         broken = Frame(Opcode.CONT, b"of nothing").serialize(mask=True)
         connection.data_received(broken)
-        with pytest.raises(ConnectionClosedError) as raised:
-            await client.recv()
-        assert raised.value.rcvd and raised.value.rcvd.code == 1002
+        assert await closed_with(client) == 1002
 
     play(tmp_path, scene)
 
@@ -346,9 +352,7 @@ def test_text_that_is_not_utf8_ends_the_connection(tmp_path: Path) -> None:
     async def scene(_connection: Connection, client: ClientConnection) -> None:
         client.protocol.send_text(b"\xff")
         client.send_data()
-        with pytest.raises(ConnectionClosedError) as raised:
-            await client.recv()
-        assert raised.value.rcvd and raised.value.rcvd.code == 1007
+        assert await closed_with(client) == 1007
 
     play(tmp_path, scene)
 

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from tools import bench_day, servers
-from tools.servers import Host
+from tools.bench_pair import Pair
+from tools.servers import Engine, Host
 
 
 def stage(clients: int, failed: int = 0, lag: float | None = 1.5) -> dict[str, Any]:
@@ -24,7 +25,8 @@ def stage(clients: int, failed: int = 0, lag: float | None = 1.5) -> dict[str, A
 def test_a_day_is_recorded_half_an_hour_after_half_an_hour(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(servers, "up", lambda *_arguments: None)
+    monkeypatch.setattr(servers, "down", lambda *_: None)
+    monkeypatch.setattr(servers, "up", lambda *_: None)
 
     def play(name: str, _playbook: str, _hosts: Sequence[Host], variables: Mapping[str, Any]) -> float:
         if name == "day":
@@ -32,8 +34,8 @@ def test_a_day_is_recorded_half_an_hour_after_half_an_hour(
             Path(variables["bench_day_file"]).write_text(json.dumps(stages))
         return 0.0
 
-    hosts = [Host("server", "debian13", ()), Host("client", "client", ())]
-    figures = bench_day.measure_day(servers.Engine("podman"), "bench", hosts, tmp_path, play, tmp_path)
+    hosts = (Host("server", "debian13", ()), Host("client", "client", ()))
+    figures = bench_day.measure_day(Pair(Engine("podman"), "bench", *hosts, tmp_path, play, tmp_path))
     bench_day.write_record(figures, tmp_path / "record.json")
     record = json.loads((tmp_path / "record.json").read_text())
     assert record == figures["moments"]

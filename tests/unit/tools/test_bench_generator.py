@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from tools import bench_generator, servers
+from tools.bench_pair import Pair
 from tools.servers import Host
 
 
@@ -48,7 +49,8 @@ def test_row_of_the_table() -> None:
 def test_a_server_is_measured_by_the_playbook(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kept_up: bool
 ) -> None:
-    monkeypatch.setattr(servers, "up", lambda *_arguments: None)
+    monkeypatch.setattr(servers, "down", lambda *_: None)
+    monkeypatch.setattr(servers, "up", lambda *_: None)
 
     def play(_name: str, playbook: str, hosts: Sequence[Host], variables: Mapping[str, Any]) -> float:
         if "capacity" in playbook:
@@ -62,9 +64,9 @@ def test_a_server_is_measured_by_the_playbook(
             report.write_text(json.dumps({"figures": {"messages_per_second": 8000.0, **figures}}))
         return 0.0
 
-    hosts = [Host("server", "debian13", ()), Host("client", "client", ())]
+    hosts = (Host("server", "debian13", ()), Host("client", "client", ()))
     engine = servers.Engine("podman")
-    measure = partial(bench_generator.measure_server, engine, "bench", hosts, tmp_path, play, tmp_path)
+    measure = partial(bench_generator.measure_server, Pair(engine, "bench", *hosts, tmp_path, play, tmp_path))
     if kept_up:
         assert bench_generator.row(measure())[2:] == ["8,000", "10 µs", "26 µs", "14 µs", "4.0"]
     else:

@@ -30,6 +30,7 @@ from tools.bench_memory import (
     read_corpus,
     table_rows,
 )
+from tools.bench_pair import Pair
 from tools.servers import Engine, Host
 
 HOSTS = (Host("server2", "debian13", ()), Host("client", "client", ()))
@@ -122,7 +123,9 @@ def test_the_chain_is_measured_with_each_proxy(monkeypatch: pytest.MonkeyPatch, 
     monkeypatch.setattr(servers, "up", lambda *_: None)
     monkeypatch.setattr(bench_memory, "measure_kernel", lambda: 8600.0)
     monkeypatch.setattr(bench_memory, "measure_held", held)
-    measured = measure_chain(Engine("podman"), "bench", HOSTS, tmp_path / "servers.yml", play)
+    measured = measure_chain(
+        Pair(Engine("podman"), "bench", *HOSTS, tmp_path / "servers.yml", play, tmp_path)
+    )
     assert measured["chain"] == [
         {"router": "nginx", "process_kib": 59.0, "proxy_kib": 45.0, "kernel_kib": 8.4},
         {"router": "haproxy", "process_kib": 59.0, "proxy_kib": 20.0, "kernel_kib": 8.4},

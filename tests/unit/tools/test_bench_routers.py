@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from tools import servers
+from tools.bench_pair import Pair
 from tools.bench_routers import measure_routers
 from tools.servers import Engine, Host
 
@@ -31,7 +32,9 @@ def test_every_router_is_measured_on_fresh_hosts(monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr(servers, "down", lambda *_: done.append("down"))
     monkeypatch.setattr(servers, "up", lambda *_: done.append("up"))
-    measured = measure_routers(Engine("podman"), "bench", HOSTS, tmp_path / "servers.yml", play, tmp_path)
+    measured = measure_routers(
+        Pair(Engine("podman"), "bench", *HOSTS, tmp_path / "servers.yml", play, tmp_path)
+    )
     assert measured["routers"] == [
         {"router": router, "attempts": 9, "lost": 1} for router in ("nginx", "haproxy", "reuse_port")
     ]
@@ -57,4 +60,4 @@ def test_restart_that_fails_for_another_reason_is_none(
     monkeypatch.setattr(servers, "up", lambda *_: None)
     (tmp_path / "router-nginx.json").write_text("{}")  # of an earlier run
     with pytest.raises(RuntimeError, match="no such host"):
-        measure_routers(Engine("podman"), "bench", HOSTS, tmp_path / "servers.yml", play, tmp_path)
+        measure_routers(Pair(Engine("podman"), "bench", *HOSTS, tmp_path / "servers.yml", play, tmp_path))
