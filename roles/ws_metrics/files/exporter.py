@@ -285,25 +285,17 @@ def certificates(shown: list[tuple[str, str, int]], ends: t.Sequence[float | Non
 
 
 class Answers(BaseHTTPRequestHandler):
-    """Answers GET /metrics to those who are allowed to ask."""
+    """Answers GET /metrics."""
 
     host: Host
-    allowed: t.Sequence[Network]
     timeout = 10
 
     def do_GET(self) -> None:
         """Answer."""
-        if not self._is_allowed():
-            self._answer(403, b"not for you\n")
-        elif self.path.partition("?")[0] != "/metrics":
+        if self.path.partition("?")[0] != "/metrics":
             self._answer(404, b"there is /metrics\n")
         else:
             self._answer(200, generate_latest(t.cast(t.Any, self.host)), CONTENT_TYPE_LATEST)
-
-    def _is_allowed(self) -> bool:
-        address = ipaddress.ip_address(self.client_address[0].partition("%")[0])
-        plain = getattr(address, "ipv4_mapped", None) or address
-        return any(plain in network for network in self.allowed)
 
     def _answer(self, status: int, body: bytes, kind: str = "text/plain; charset=utf-8") -> None:
         self.send_response(status)
@@ -316,12 +308,21 @@ class Answers(BaseHTTPRequestHandler):
         """Say nothing: it would be a line for each scrape."""
 
 
-def make_server(host: Host, address: str, port: int, allowed: t.Sequence[Network]) -> ThreadingHTTPServer:
-    """The server, listening."""
-    answers = type("Answers", (Answers,), {"host": host, "allowed": allowed})
-    family = AF_INET6 if ":" in address else AF_INET
-    server = type("Server", (ThreadingHTTPServer,), {"address_family": family, "daemon_threads": True})
-    return t.cast(ThreadingHTTPServer, server((address, port), answers))
+class Server(ThreadingHTTPServer):
+    """Has a thread for each of those who are allowed to ask, and closes the connections of others at once."""
+
+    daemon_threads = True
+
+    def __init__(self, host: Host, address: str, port: int, allowed: t.Sequence[Network]) -> None:
+        self.address_family = AF_INET6 if ":" in address else AF_INET
+        self.allowed = allowed
+        super().__init__((address, port), type("Answers", (Answers,), {"host": host}))
+
+    def verify_request(self, _request: object, client_address: tuple[str, int]) -> bool:
+        """Tell whether the client is allowed to ask."""
+        address = ipaddress.ip_address(client_address[0].partition("%")[0])
+        plain = getattr(address, "ipv4_mapped", None) or address
+        return any(plain in network for network in self.allowed)
 
 
 def main() -> None:
@@ -335,7 +336,7 @@ def main() -> None:
     parser.add_argument("--states", type=Path, default=Path("/run/wsfleet-metrics.sock"))
     options = parser.parse_args()
     host = Host(options.run, options.apps, options.states)
-    make_server(host, options.address, options.port, options.allow).serve_forever()
+    Server(host, options.address, options.port, options.allow).serve_forever()
 
 
 if __name__ == "__main__":

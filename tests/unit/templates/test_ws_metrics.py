@@ -59,6 +59,7 @@ def test_the_defaults_are_good() -> None:
         ("port", 80),
         ("port", 65536),
         ("allowed", ["192.0.2.0/24", "prometheus"]),
+        ("allowed", ["192.0.2.7/24"]),
         ("https_port", 65536),
     ],
 )
