@@ -12,7 +12,8 @@ author: The wsfleet maintainers (@wsfleet)
 version_added: 0.1.0
 short_description: Whether a text is an IP address or network
 description:
-  - IPv4 or IPv6, as C(192.0.2.7) or C(192.0.2.0/24); one whose address has bits beyond its prefix, as C(192.0.2.7/24), isn't.
+  - IPv4 or IPv6, as C(192.0.2.7) or C(192.0.2.0/24).
+  - C(192.0.2.7/24) isn't, as its address has bits beyond the prefix.
 options:
   _input:
     description: What may be one.
