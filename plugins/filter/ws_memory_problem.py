@@ -15,7 +15,8 @@ positional: processes, memory_bytes
 description:
   - Reckons what an open connection takes, in the process, in the proxy of the same host and in the kernel, as
     M(wsfleet.websockets.ws_info) does, and compares that with the host's memory.
-  - Nothing is said where C(WS_MAX_CONNECTIONS) is 0, as no number is promised then, and where the app isn't the runner.
+  - Nothing is said where neither C(WS_MAX_CONNECTIONS) nor O(connections) is set, as no number is promised then, and
+    where the app isn't the runner.
 options:
   _input:
     description: Environment variables of the processes, the runner's settings.
@@ -42,6 +43,10 @@ options:
     description: Whether connections can move to new processes.
     type: bool
     default: false
+  connections:
+    description: Connections to expect on the host where C(WS_MAX_CONNECTIONS) is 0; V(0) is no number.
+    type: int
+    default: 0
 """
 
 EXAMPLES = r"""
@@ -58,8 +63,8 @@ RETURN = r"""
 _value:
   description: The end of a sentence that begins with the name of the setting and C(is), or nothing.
   type: str
-  sample: 50000 for each of 4 processes, which take 23 GiB at about 121 KiB per connection, where the host has 8.0 GiB;
-    allowed is 17088 or less
+  sample: 50000 for each of 4 processes, which take 27 GiB at about 140 KiB per connection, where the host has 8.0 GiB;
+    allowed is 14760 or less
 """
 
 import typing as t
@@ -74,9 +79,10 @@ def memory_problem(
     router: str = "nginx",
     tls: bool = True,
     handover: bool = False,
+    connections: int = 0,
 ) -> str:
     """Return it."""
-    return str(problem(environment, router, tls, handover, processes, memory_bytes))
+    return str(problem(environment, router, tls, handover, processes, memory_bytes, connections))
 
 
 class FilterModule:

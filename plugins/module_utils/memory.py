@@ -27,13 +27,13 @@ _CONNECTION = 16 * _KIB
 _ZLIB = 13 * _KIB
 # Where the process ends TLS itself: objects of OpenSSL and of the event loop, and on asyncio 256 KiB to read into.
 _TLS, _TLS_ASYNCIO = 50 * _KIB, 300 * _KIB
-# By router, without and with TLS.
-_PROXY = {"nginx": (18 * _KIB, 47 * _KIB), "haproxy": (6 * _KIB, 21 * _KIB)}
+# By router, without and with TLS, after messages have gone through: `make bench BENCH=speed`. Of fresh ones it is less.
+_PROXY = {"nginx": (24 * _KIB, 66 * _KIB), "haproxy": (23 * _KIB, 50 * _KIB)}
 # The kernel's objects of an idle socket, its file and its entry in epoll; behind a proxy there are a pair of unix ones.
 _TCP_SOCKET = 4 * _KIB
 _UNIX_PAIR = 5 * _KIB
-# On an edge, a connection to the client and one to the server.
-EDGE_BYTES = {router: tls + 2 * _TCP_SOCKET for router, (_plain, tls) in _PROXY.items()}
+# On an edge, a connection to the client and one to the server, each with TLS.
+EDGE_BYTES = {router: 2 * tls - plain + 2 * _TCP_SOCKET for router, (plain, tls) in _PROXY.items()}
 
 
 @dataclass(frozen=True)
@@ -108,17 +108,25 @@ def problem(
     handover: bool,
     processes: int,
     memory_bytes: int,
+    connections: int = 0,
 ) -> str:
-    """Why a host with so much memory can't hold the connections that are promised; empty where it can or none are."""
+    """Why a host with so much memory can't hold the connections that are promised; empty where it can or none are.
+
+    Promised is what each process accepts at most, or else that there will be so many `connections` on the host.
+    """
     each, limit = estimate(variables, router, tls, handover), max_connections(variables)
-    if each is None or not limit:
+    if each is None or not (limit or connections):
         return ""
-    needed = processes * (PROCESS_BYTES + limit * each.connection_bytes)
+    all_of_them = processes * limit or connections
+    needed = processes * PROCESS_BYTES + all_of_them * each.connection_bytes
     if needed <= memory_bytes:
         return ""
-    fitting = max(0, memory_bytes // processes - PROCESS_BYTES) // each.connection_bytes
+    fitting = max(0, memory_bytes - processes * PROCESS_BYTES) // each.connection_bytes
+    if limit:
+        fitting //= processes
+    each_of = f"{limit} for each of" if limit else f"{connections} connections over"
     return (
-        f"{limit} for each of {processes} processes, which take {size(needed)} at about "
+        f"{each_of} {processes} processes, which take {size(needed)} at about "
         f"{size(each.connection_bytes)} per connection, where the host has {size(memory_bytes)}; "
         f"allowed is {fitting} or less"
     )

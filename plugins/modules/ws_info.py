@@ -204,7 +204,7 @@ memory:
       In the process, 16 KiB for the connection (measured with websockets 17.4, whose documentation says 14), and with
       compression 13 KiB and the windows and tables of zlib,
       C((1 << (window + 2)) + (1 << (level + 9)) + (1 << window)), the last twice where connections can move. In nginx
-      47 KiB with TLS, 18 without; in HAProxy 21 and 6; in a process that ends TLS itself 50, on asyncio 300; in the
+      66 KiB with TLS, 24 without; in HAProxy 50 and 23; in a process that ends TLS itself 50, on asyncio 300; in the
       kernel 9, or 4 without a proxy (measured).
   returned: always
   type: dict

@@ -80,6 +80,11 @@ def test_other_roles_follow(preset: str | None, clients: int, files: int) -> Non
     assert render("ws_nginx", "ws_nginx_connections", inputs) == clients
     assert render("ws_haproxy", "ws_haproxy_connections", inputs) == clients
     assert render("ws_supervisor", "ws_supervisor_nofile", inputs) == files
+    assert render("ws_supervisor", "__ws_supervisor_connections", inputs) == (
+        clients if preset and preset != "none" else 0
+    )
+    backlog = render("ws_supervisor", "__ws_supervisor_backlog", inputs)
+    assert backlog == int(wanted(preset or "none").get("net.core.somaxconn", 4096))
 
 
 def test_every_parameter_has_its_reason_source_and_place_in_the_documentation() -> None:

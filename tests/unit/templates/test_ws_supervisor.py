@@ -122,19 +122,27 @@ def test_inputs_reach_the_runner(monkeypatch: pytest.MonkeyPatch, role: str) -> 
     [
         (0, {}, False),  # nothing is promised
         (10_000, {}, False),
-        (18_000, {}, True),
-        (18_000, {"ws_app_compression": "memory"}, False),
-        (18_000, {"ws_nginx_tls": False}, False),
-        (18_000, {"ws_router": "haproxy"}, False),
-        (18_000, {"ws_app_environment": {"WS_MAX_CONNECTIONS": 10_000}}, False),
-        (18_000, {"ws_app_command": "python server.py"}, False),  # nothing is known
+        (15_000, {}, True),
+        (15_000, {"ws_app_compression": "memory"}, False),
+        (15_000, {"ws_nginx_tls": False}, False),
+        (15_000, {"ws_router": "haproxy"}, False),
+        (15_000, {"ws_app_environment": {"WS_MAX_CONNECTIONS": 10_000}}, False),
+        (15_000, {"ws_app_command": "python server.py"}, False),  # nothing is known
     ],
 )
 def test_more_connections_than_memory_are_refused(limit: int, more: dict[str, Any], refused: bool) -> None:
     host = {"processor_nproc": 2, "memtotal_mb": 4096}
     inputs = {"ws_app_max_connections": limit, "ansible_facts": host, **more}
     problem = render("__ws_supervisor_memory_problem", inputs)
-    assert problem.startswith("18000 for each of 2 processes") if refused else problem == ""
+    assert problem.startswith("15000 for each of 2 processes") if refused else problem == ""
+
+
+def test_a_preset_for_more_connections_than_memory_is_refused() -> None:
+    inputs = {"ansible_facts": {"processor_nproc": 2, "memtotal_mb": 4096}}
+    assert render("__ws_supervisor_memory_problem", inputs | {"ws_host_preset": "10k"}) == ""
+    problem = render("__ws_supervisor_memory_problem", inputs | {"ws_host_preset": "100k"})
+    assert problem.startswith("100000 connections over 2 processes")
+    assert render("__ws_supervisor_memory_problem", inputs | {"ws_host_preset": "none"}) == ""
 
 
 def test_a_process_says_its_figures_where_it_is_asked_for_them() -> None:

@@ -15,11 +15,21 @@ def test_more_than_there_is() -> None:
 
 
 def test_router_tls_and_handover_count() -> None:
-    gibibyte_and_a_half = 3 * 2**29
-    assert memory_problem(ENVIRONMENT, 2, gibibyte_and_a_half, "nginx", True) == ""
+    assert memory_problem(ENVIRONMENT, 2, 2 * 2**30, "nginx", True) == ""
     assert memory_problem(ENVIRONMENT, 2, 2**30, "nginx", False) == ""
-    assert memory_problem(ENVIRONMENT, 2, 2**30, "haproxy", True) == ""
-    fitting = 2 * (30 * 2**20 + 10_000 * 121 * 1024)
+    assert memory_problem(ENVIRONMENT, 2, 3 * 2**29, "haproxy", True) == ""
+    fitting = 2 * (30 * 2**20 + 10_000 * 140 * 1024)
     balanced = {**ENVIRONMENT, "WS_COMPRESSION": "balanced"}
     assert memory_problem(balanced, 2, fitting) == ""
     assert memory_problem(balanced, 2, fitting, handover=True) != ""
+
+
+def test_connections_that_are_expected_count_where_the_processes_accept_any() -> None:
+    unlimited = {"WS_COMPRESSION": "off"}
+    assert memory_problem(unlimited, 2, 2**30) == ""
+    assert memory_problem(unlimited, 2, 2**30, connections=1_000) == ""
+    sentence = memory_problem(unlimited, 2, 2**30, connections=100_000)
+    assert sentence.startswith("100000 connections over 2 processes, which take 8.7 GiB")
+    allowed = int(sentence.rpartition("allowed is ")[2].split()[0])
+    assert memory_problem(unlimited, 2, 2**30, connections=allowed) == ""
+    assert memory_problem(unlimited, 2, 2**30, connections=allowed + 1) != ""

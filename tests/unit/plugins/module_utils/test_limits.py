@@ -200,7 +200,7 @@ def test_memory_by_the_compression_that_runs(host: Machine) -> None:
     host.environment(host.pids[0], WS_COMPRESSION="ratio")
     assert host.link("memory")["connections"] == 112 * 1024 // 321
     host.with_nginx(clients=10)
-    assert host.link("memory")["connections"] == 10 + 112 * 1024 // (317 + 47 + 9)
+    assert host.link("memory")["connections"] == 10 + 112 * 1024 // (317 + 66 + 9)
 
 
 def test_open_files_where_they_are_limited(host: Machine) -> None:
