@@ -41,28 +41,20 @@ _value:
 
 import typing as t
 
-from ansible.module_utils.parsing.convert_bool import boolean
+from ansible_collections.wsfleet.websockets.plugins.filter.ws_listener import listener
 
 
 def servers(hosts: list[t.Mapping[str, t.Any]]) -> list[dict[str, t.Any]]:
     """Return name, address and port of each."""
     return [
-        {"name": host["inventory_hostname"], "address": address(host), "port": port(host)} for host in hosts
+        {"name": host["inventory_hostname"], "address": address(host), "port": listener(host)["port"]}
+        for host in hosts
     ]
 
 
 def address(host: t.Mapping[str, t.Any]) -> str:
     """Return where the others reach it."""
     return str(host.get("ws_address") or host.get("ansible_host") or host["inventory_hostname"])
-
-
-def port(host: t.Mapping[str, t.Any]) -> int:
-    """Return where it serves the app."""
-    if host.get("ws_router") == "reuse_port":
-        return int(host.get("ws_reuse_port_port", 8443))
-    if boolean(host.get("ws_nginx_tls", True)):
-        return int(host.get("ws_nginx_https_port", 443))
-    return int(host.get("ws_nginx_http_port", 80))
 
 
 class FilterModule:

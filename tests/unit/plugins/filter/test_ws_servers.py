@@ -18,12 +18,7 @@ servers = FilterModule().filters()["ws_servers"]
         ({}, "ws1", 443),
         ({"ansible_host": "192.0.2.1"}, "192.0.2.1", 443),
         ({"ansible_host": "192.0.2.1", "ws_address": "10.0.0.1"}, "10.0.0.1", 443),
-        ({"ws_nginx_https_port": "8443"}, "ws1", 8443),
-        ({"ws_nginx_tls": "false", "ws_nginx_https_port": 8443}, "ws1", 80),
-        ({"ws_nginx_tls": False, "ws_nginx_http_port": 8080}, "ws1", 8080),
-        ({"ws_router": "haproxy"}, "ws1", 443),
-        ({"ws_router": "reuse_port"}, "ws1", 8443),
-        ({"ws_router": "reuse_port", "ws_reuse_port_port": "9000", "ws_nginx_tls": False}, "ws1", 9000),
+        ({"ws_router": "haproxy", "ws_haproxy_https_port": 8443}, "ws1", 8443),
     ],
 )
 def test_where_a_server_is(variables: dict[str, Any], address: str, port: int) -> None:
