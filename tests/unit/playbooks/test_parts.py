@@ -48,3 +48,17 @@ def test_roles_that_dont_check_their_input_again_had_it_checked_in_the_beginning
                 roles(given["begin"], "__ws_checks", inventory)
             )
             assert not unchecked, f"{name} with {inventory}"
+
+
+@pytest.mark.parametrize("router", ROUTERS)
+def test_remove_takes_away_what_site_makes(router: str) -> None:
+    inventory = {"ws_router": router, "ws_metrics": True}
+    plays = yaml.safe_load((PLAYBOOKS / "site.yml").read_text())
+    made: set[str] = set()
+    for play in plays:
+        for name in ("__ws_build", "__ws_roll"):
+            if name in play.get("vars", {}):
+                made |= roles(play, name, inventory)
+    removal = yaml.safe_load((PLAYBOOKS / "remove.yml").read_text())[1]
+    (loop,) = [task["loop"] for task in removal["tasks"] if "ansible.builtin.include_role" in task]
+    assert roles({"vars": {"loop": loop}}, "loop", inventory) == made
