@@ -16,6 +16,7 @@ from datetime import UTC, datetime
 TIMEOUT = 5  # seconds
 VERSION = 0xA0  # the tag of what certificates since version 3 begin with
 UTC_TIME = 0x17
+PROXY = b"PROXY UNKNOWN\r\n"  # the header of the PROXY protocol, with nothing to say
 
 
 def elements(der: bytes) -> t.Iterator[tuple[int, bytes]]:
@@ -43,22 +44,22 @@ def not_after(certificate: bytes) -> datetime:
     return datetime.strptime(end.decode(), form).replace(tzinfo=UTC)
 
 
-def shown(port: int, name: str, address: str = "127.0.0.1") -> bytes:
-    """Return the certificate (DER) that a client is shown who asks for this name."""
+def shown(port: int, name: str, proxied: bool = False, address: str = "127.0.0.1") -> bytes:
+    """Return the certificate (DER) that a client is shown who asks for this name, by a balancer if it is `proxied`."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
-    with (
-        socket.create_connection((address, port), TIMEOUT) as connection,
-        context.wrap_socket(connection, server_hostname=name) as tls,
-    ):
-        return tls.getpeercert(binary_form=True) or b""
+    with socket.create_connection((address, port), TIMEOUT) as connection:
+        if proxied:
+            connection.sendall(PROXY)
+        with context.wrap_socket(connection, server_hostname=name) as tls:
+            return tls.getpeercert(binary_form=True) or b""
 
 
-def certificate(port: int, name: str, now: float) -> dict[str, t.Any]:
+def certificate(port: int, name: str, now: float, proxied: bool = False) -> dict[str, t.Any]:
     """Return until when the certificate is valid that is shown for a name, or why that can't be said."""
     try:
-        end = not_after(shown(port, name))
+        end = not_after(shown(port, name, proxied))
     except (OSError, ValueError) as error:
         return {"name": name, "not_after": None, "days_left": None, "problem": str(error)}
     days = int((end.timestamp() - now) // 86400)

@@ -42,6 +42,10 @@ options:
   https_port:
     description: Port of this host that shows the certificates of O(server_names).
     type: int
+  proxy_protocol:
+    description: Whether that port wants the PROXY protocol.
+    type: bool
+    default: false
   server_names:
     description: Names whose certificates are looked at, on O(https_port).
     type: list
@@ -302,6 +306,7 @@ def main() -> None:
             "router": {"type": "str", "choices": ["nginx", "haproxy", "reuse_port"], "default": "nginx"},
             "tls": {"type": "bool", "default": True},
             "https_port": {"type": "int"},
+            "proxy_protocol": {"type": "bool", "default": False},
             "server_names": {"type": "list", "elements": "str", "default": []},
         },
         supports_check_mode=True,
@@ -316,8 +321,8 @@ def main() -> None:
         layout, supervisor, Kernel(), router=module.params["router"], tls=module.params["tls"]
     ).result()
     if port := module.params["https_port"]:
-        names = module.params["server_names"]
-        result["certificates"] = [certificate(port, name, time.time()) for name in names]
+        names, proxied = module.params["server_names"], module.params["proxy_protocol"]
+        result["certificates"] = [certificate(port, name, time.time(), proxied) for name in names]
     module.exit_json(changed=False, **result)
 
 

@@ -27,7 +27,7 @@ from socket import AF_INET, AF_INET6
 from prometheus_client import CONTENT_TYPE_LATEST, Metric, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.parser import text_string_to_metric_families
-from served import not_after
+from served import PROXY, not_after
 
 LIMIT = 2.0  # seconds for each answer
 MOST = 1 << 20  # bytes of an answer
@@ -112,17 +112,18 @@ async def processes(path: Path) -> list[list[str]] | None:
     return said
 
 
-async def expiry(name: str, port: int) -> float | None:
+async def expiry(name: str, port: int, proxied: bool) -> float | None:
     """When the certificate ends that clients are shown for a name, in Unix time; None if that can't be known."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
     try:
         async with asyncio.timeout(LIMIT):
-            reader, writer = await asyncio.open_connection(
-                "127.0.0.1", port, ssl=context, server_hostname=name
-            )
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
             try:
+                if proxied:
+                    writer.write(PROXY)
+                await writer.start_tls(context, server_hostname=name)
                 shown = writer.get_extra_info("ssl_object").getpeercert(binary_form=True)
                 # A whole request: one that doesn't come would be a failed handshake in what we count.
                 writer.write(
@@ -137,13 +138,15 @@ async def expiry(name: str, port: int) -> float | None:
     return end
 
 
-def listeners(folder: Path) -> list[tuple[str, str, int]]:
-    """App, name and port of what shows certificates, as the role has written it."""
+def listeners(folder: Path) -> list[tuple[str, str, int, bool]]:
+    """App, name and port of what shows certificates, and whether it wants the PROXY protocol, as the role wrote it."""
     found = []
     for file in sorted(folder.glob("*.json")):
         with contextlib.suppress(OSError, ValueError):  # it is being replaced, or removed
             said = json.loads(file.read_text())
-            found += [(file.stem, name, said["port"]) for name in said["names"]]
+            found += [
+                (file.stem, name, said["port"], said.get("proxy_protocol", False)) for name in said["names"]
+            ]
     return found
 
 
@@ -168,7 +171,7 @@ class Host:
                 *(ask(places[slot].sockets[number]) for slot, number in sockets), return_exceptions=True
             ),
             processes(self._states),
-            asyncio.gather(*(expiry(name, port) for _app, name, port in shown)),
+            asyncio.gather(*(expiry(name, port, proxied) for _app, name, port, proxied in shown)),
         )
         said = {
             key: answer
@@ -271,14 +274,16 @@ def supervised(places: dict[Slot, Place], states: list[list[str]] | None) -> t.I
     return reached, family
 
 
-def certificates(shown: list[tuple[str, str, int]], ends: t.Sequence[float | None]) -> t.Iterable[Metric]:
+def certificates(
+    shown: list[tuple[str, str, int, bool]], ends: t.Sequence[float | None]
+) -> t.Iterable[Metric]:
     """When the certificates end that clients are shown."""
     family = GaugeMetricFamily(
         "ws_certificate_not_after_seconds",
         "When the certificate ends that clients are shown, in Unix time",
         labels=["app", "name", "port"],
     )
-    for (app, name, port), end in zip(shown, ends, strict=True):
+    for (app, name, port, _proxied), end in zip(shown, ends, strict=True):
         if end is not None:
             family.add_metric([app, name, str(port)], end)
     return [family]

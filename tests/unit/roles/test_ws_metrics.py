@@ -251,7 +251,8 @@ def test_host_without_anything(host: Host) -> None:
     assert host.scrape() == {"ws_supervisor_up": 0}
 
 
-def test_certificates_that_clients_are_shown(host: Host) -> None:
+@pytest.mark.parametrize("proxied", [False, True])
+def test_certificates_that_clients_are_shown(host: Host, proxied: bool) -> None:
     certificate(host.run)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(host.run / "cert.pem", host.run / "key.pem")
@@ -259,6 +260,8 @@ def test_certificates_that_clients_are_shown(host: Host) -> None:
 
     def serve() -> None:
         connection, _address = listening.accept()
+        if proxied:
+            assert connection.recv(15) == b"PROXY UNKNOWN\r\n"
         with context.wrap_socket(connection, server_side=True) as tls:
             assert tls.recv(1000).startswith(b"GET /healthz HTTP/1.1\r\n")
             tls.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
@@ -266,7 +269,7 @@ def test_certificates_that_clients_are_shown(host: Host) -> None:
     thread = threading.Thread(target=serve)
     thread.start()
     port = listening.getsockname()[1]
-    listener = {"names": ["ws.example.org"], "port": port}
+    listener = {"names": ["ws.example.org"], "port": port} | ({"proxy_protocol": True} if proxied else {})
     (host.apps / "echo.json").write_text(json.dumps(listener))
     (host.apps / "off.json").write_text('{"names": ["ws.example.org"], "port": 1}')
     (host.apps / "half.json").write_text("{")

@@ -123,7 +123,10 @@ def test_only_the_exporter_reaches_what_is_root() -> None:
     ],
 )
 def test_certificates_are_looked_at_where_the_router_shows_them(inputs: dict[str, Any], port: int) -> None:
-    assert render("__ws_metrics_listener", **inputs) == {"names": ["ws1.example.org"], "port": port}
+    expected = {"names": ["ws1.example.org"], "port": port, "proxy_protocol": False}
+    assert render("__ws_metrics_listener", **inputs) == expected
+    proxied = render("__ws_metrics_listener", **inputs, ws_nginx_proxy_protocol=True)["proxy_protocol"]
+    assert proxied == ("ws_router" not in inputs)
 
 
 def test_names_that_nobody_can_ask_for_are_left_out() -> None:

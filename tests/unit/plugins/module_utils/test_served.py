@@ -53,8 +53,9 @@ def test_what_is_no_certificate(octets: bytes) -> None:
         served.not_after(octets)
 
 
+@pytest.mark.parametrize("proxied", [False, True])
 @pytest.mark.parametrize(("offset", "days"), [(timedelta(days=60, hours=1), 60), (timedelta(hours=-1), -1)])
-def test_a_server_is_asked_by_name(tmp_path: Path, offset: timedelta, days: int) -> None:
+def test_a_server_is_asked_by_name(tmp_path: Path, offset: timedelta, days: int, proxied: bool) -> None:
     pem = tmp_path / "server.pem"
     key = KEY.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
     pem.write_bytes(key + make(NOW + offset).public_bytes(Encoding.PEM))
@@ -65,6 +66,8 @@ def test_a_server_is_asked_by_name(tmp_path: Path, offset: timedelta, days: int)
 
     def serve() -> None:
         connection, _ = listener.accept()
+        if proxied:
+            assert connection.recv(15) == b"PROXY UNKNOWN\r\n"
         with context.wrap_socket(connection, server_side=True) as tls:
             tls.recv(1)
 
@@ -72,7 +75,7 @@ def test_a_server_is_asked_by_name(tmp_path: Path, offset: timedelta, days: int)
         thread = threading.Thread(target=serve)
         thread.start()
         port = listener.getsockname()[1]
-        found = served.certificate(port, "ws.example.org", NOW.timestamp())
+        found = served.certificate(port, "ws.example.org", NOW.timestamp(), proxied)
         thread.join(5)
     assert names == ["ws.example.org"]
     end = NOW + offset
