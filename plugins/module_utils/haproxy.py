@@ -31,6 +31,10 @@ class NotRunningError(HaproxyError):
     """Nobody listens on the socket."""
 
 
+class UnknownError(HaproxyError):
+    """HAProxy has no such backend or server."""
+
+
 @dataclass(frozen=True)
 class Server:
     """A server of a backend as HAProxy sees it."""
@@ -53,10 +57,10 @@ class Runtime:
         self._path = socket_path
 
     def servers(self, backend: str) -> dict[str, Server]:
-        """Return the servers of a backend by name, without backups; HaproxyError names the backends there are."""
+        """Return the servers of a backend by name, without backups; UnknownError names the backends there are."""
         states = self._table("show servers state", " ")
         if backend not in (backends := {row["be_name"] for row in states}):
-            raise HaproxyError(f"HAProxy has no backend {backend}, only {_names(backends)}.")
+            raise UnknownError(f"HAProxy has no backend {backend}, only {_names(backends)}.")
         # Servers (4) of all proxies: a frontend may have the name of the backend, and would be found in its place.
         counts = {
             row["svname"]: row
@@ -84,10 +88,10 @@ class Runtime:
         return found
 
     def server(self, backend: str, name: str) -> Server:
-        """Return one server of a backend; HaproxyError names those there are."""
+        """Return one server of a backend; UnknownError names those there are."""
         servers = self.servers(backend)
         if name not in servers:
-            raise HaproxyError(f"The backend {backend} has no server {name}, only {_names(servers)}.")
+            raise UnknownError(f"The backend {backend} has no server {name}, only {_names(servers)}.")
         return servers[name]
 
     def set_state(self, backend: str, server: str, state: str) -> None:

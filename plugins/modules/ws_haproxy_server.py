@@ -56,6 +56,12 @@ options:
       - V(0) doesn't wait.
     type: int
     default: 0
+  missing_ok:
+    description:
+      - Whether it is fine that HAProxy has no such backend or server, which is then left as it is, as before the
+        first configuration that has it.
+    type: bool
+    default: false
 notes:
   - Needs a user who may write to O(socket), which is root by default.
   - Sessions of processes that HAProxy has left behind at a reload aren't counted.
@@ -81,28 +87,32 @@ EXAMPLES = r"""
 
 RETURN = r"""
 running:
-  description: Whether HAProxy runs. When it doesn't, there are no other values than this.
+  description: Whether HAProxy runs.
   type: bool
   returned: always
+known:
+  description: Whether HAProxy has the server. When it doesn't, there are no more values than this one and RV(running).
+  type: bool
+  returned: when HAProxy runs
 before:
   description: State of the server before, V(ready), V(drain) or V(maint).
   type: str
-  returned: when HAProxy runs
+  returned: when HAProxy has the server
   sample: ready
 state:
   description: State of the server now, or in check mode as it would be.
   type: str
-  returned: when HAProxy runs
+  returned: when HAProxy has the server
   sample: drain
 sessions:
   description: Sessions that the server has now.
   type: int
-  returned: when HAProxy runs
+  returned: when HAProxy has the server
   sample: 4711
 up:
   description: Whether HAProxy takes the server to be up now.
   type: bool
-  returned: when HAProxy runs
+  returned: when HAProxy has the server
 """
 
 import time
@@ -114,6 +124,7 @@ from ansible_collections.wsfleet.websockets.plugins.module_utils.haproxy import 
     NotRunningError,
     Runtime,
     Server,
+    UnknownError,
 )
 
 INTERVAL = 0.5  # seconds between looks at a server
@@ -153,6 +164,7 @@ def main() -> None:
             "state": {"type": "str", "choices": ["ready", "drain", "maint"], "required": True},
             "socket": {"type": "path", "default": SOCKET},
             "wait_seconds": {"type": "int", "default": 0},
+            "missing_ok": {"type": "bool", "default": False},
         },
         supports_check_mode=True,
     )
@@ -174,11 +186,14 @@ def main() -> None:
         module.warn(f"HAProxy doesn't run here; when it does, its checks tell it about {name}.")
         module.exit_json(changed=False, running=False)
     except HaproxyError as error:
+        if isinstance(error, UnknownError) and module.params["missing_ok"]:
+            module.exit_json(changed=False, running=True, known=False)
         module.fail_json(msg=str(error))
     after = state if module.check_mode else server.admin
     result = {
         "changed": before.admin != after,
         "running": True,
+        "known": True,
         "before": before.admin,
         "state": after,
         "sessions": server.sessions,

@@ -188,6 +188,9 @@ def test_what_there_is_not(
     haproxy: Haproxy, web1: FakeServer, run: Run, options: dict[str, str], message: str
 ) -> None:
     assert run("drain", **options)["msg"] == message
+    result = run("drain", wait_seconds=60, missing_ok=True, **options)
+    assert (result["changed"], result["running"], result["known"]) == (False, True, False)
+    assert "failed" not in result
     assert changes(haproxy) == []
 
 
