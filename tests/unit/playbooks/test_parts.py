@@ -62,3 +62,18 @@ def test_remove_takes_away_what_site_makes(router: str) -> None:
     removal = yaml.safe_load((PLAYBOOKS / "remove.yml").read_text())[1]
     (loop,) = [task["loop"] for task in removal["tasks"] if "ansible.builtin.include_role" in task]
     assert roles({"vars": {"loop": loop}}, "loop", inventory) == made
+
+
+def test_plays_that_tell_the_edges_or_are_asked_by_them_know_who_they_are() -> None:
+    """HAProxy's configuration of a server, too, says whom it answers."""
+    told = ("tasks/edges.yml", "tasks/enter.yml", "wsfleet.websockets.ws_haproxy", "__ws_roll", "__ws_checks")
+    plays = {
+        f"{path.name}: {play['name']}": play.get("vars_files", [])
+        for path in PLAYBOOKS.glob("**/*.yml")
+        for play in yaml.safe_load(path.read_text())
+        if isinstance(play, dict) and "hosts" in play and any(text in str(play["tasks"]) for text in told)
+    }
+    assert len(plays) >= 8
+    assert [
+        name for name, files in plays.items() if not any("vars/edges.yml" in file for file in files)
+    ] == []
