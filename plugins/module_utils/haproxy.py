@@ -7,10 +7,8 @@ from __future__ import annotations
 
 import contextlib
 import csv
-import hashlib
 import re
 import socket
-import ssl
 from dataclasses import dataclass
 
 SOCKET = "/run/haproxy/admin.sock"
@@ -100,26 +98,39 @@ class Runtime:
         if refusal := self._ask(command).strip():
             raise HaproxyError(f"HAProxy refused `{command}`: {_words(refusal)}")
 
-    def fingerprint(self, path: str) -> str | None:
-        """Return that of the certificate HAProxy has for the file `path`; None when it has none that it can show."""
+    def certificate(self, path: str) -> str | None:
+        """Return how HAProxy describes the certificate it has for the file `path`, and its chain; None without one.
+
+        With an Ed25519 key, that is the serial number, the dates and the names only.
+        """
         answer = self._ask(f"show ssl cert {path}")
-        if found := re.search(r"^SHA1 FingerPrint: (\w+)$", answer, re.MULTILINE):
-            return found[1].upper()
+        if found := re.search(r"^Serial: .+", answer, re.MULTILINE | re.DOTALL):
+            return found[0].strip()
         if answer.startswith("Filename: ") or "Not found" in answer:
             return None
         raise HaproxyError(f"HAProxy doesn't show the certificate {path}: {_words(answer)}")
 
-    def replace_certificate(self, path: str, fullchain: str, key: str) -> None:
-        """Serve these (both PEM) as the file `path`, for which the configuration has `crt`; all of them or nothing."""
+    def replace_certificate(
+        self, path: str, fullchain: str, key: str = "", *, commit: bool = True
+    ) -> str | None:
+        """Serve these (both PEM) as the file `path`, for which the configuration has `crt`; all of them or nothing.
+
+        Return how HAProxy describes them; without `commit` that is all, and the key isn't needed.
+        """
         # An empty line would end the payload, and what follows it would be taken for commands.
         lines = [line for pem in (fullchain, key) for line in pem.splitlines() if line.strip()]
-        try:
+        with contextlib.ExitStack() as stack:
+            stack.callback(self._abort, path)
             self._step("set", path, " <<\n" + "\n".join(lines) + "\n", expected="Transaction ")
-            self._step("commit", path, expected="Success!")
-        except HaproxyError:
-            with contextlib.suppress(HaproxyError):
-                self._ask(f"abort ssl cert {path}")
-            raise
+            described = self.certificate(f"*{path}")
+            if commit:
+                self._step("commit", path, expected="Success!")
+                stack.pop_all()
+        return described
+
+    def _abort(self, path: str) -> None:
+        with contextlib.suppress(HaproxyError):
+            self._ask(f"abort ssl cert {path}")
 
     def _step(self, verb: str, path: str, payload: str = "", *, expected: str) -> None:
         answer = self._ask(f"{verb} ssl cert {path}{payload}")
@@ -150,15 +161,6 @@ class Runtime:
                     return answer.read().decode(errors="replace")
             except OSError as error:
                 raise HaproxyError(f"HAProxy doesn't answer on {self._path}: {error}") from error
-
-
-def leaf_fingerprint(fullchain: str) -> str:
-    """Return the SHA-1 fingerprint, in upper-case hex, of the first certificate in PEM text; ValueError without one."""
-    found = re.search(r"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----", fullchain, re.DOTALL)
-    if not found:
-        raise ValueError("it holds no PEM certificate")
-    der = ssl.PEM_cert_to_DER_cert(found[0])
-    return hashlib.sha1(der, usedforsecurity=False).hexdigest().upper()
 
 
 def _server(state: dict[str, str], counts: dict[str, str]) -> Server:

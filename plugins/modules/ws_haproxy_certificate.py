@@ -13,18 +13,18 @@ version_added: 0.1.0
 author:
   - The wsfleet maintainers (@wsfleet)
 description:
-  - Compares the certificate that HAProxy serves with the first one in the file that it was loaded from, and replaces
-    it, its chain and its key through HAProxy's runtime API when they differ. Connections go on.
+  - Gives HAProxy the certificate, its chain and its key through the runtime API. What HAProxy says of the old ones and
+    of these tells whether that is a change. Connections go on.
   - HAProxy takes all of them or goes on with the old ones, and the message is its own.
   - Where HAProxy doesn't run, or doesn't have the file in its configuration yet, nothing is changed; it reads the
     file when it starts or is reloaded.
 attributes:
   check_mode:
     support: full
-    description: Says whether the certificate would be replaced; doesn't read the key.
+    description: Says whether that would be a change, for which HAProxy gets the certificates only, and forgets them.
   diff_mode:
     support: full
-    description: Shows the fingerprints before and after.
+    description: Shows what HAProxy says of the certificates before and after.
 options:
   certificate:
     description:
@@ -42,8 +42,8 @@ options:
     default: /run/haproxy/admin.sock
 notes:
   - Needs a user who may read the key and write to O(socket), which is root by default.
-  - A file in which only the chain behind the first certificate has changed makes no difference. Reload HAProxy then.
-  - HAProxy doesn't show the fingerprint of a certificate with an Ed25519 key, so RV(known) is V(false) for it.
+  - Of the chain HAProxy says the names only, and nothing behind a certificate with an Ed25519 key. What else changes in
+    it is served, but not reported as a change.
 """
 
 EXAMPLES = r"""
@@ -80,25 +80,23 @@ from ansible_collections.wsfleet.websockets.plugins.module_utils.haproxy import 
     HaproxyError,
     NotRunningError,
     Runtime,
-    leaf_fingerprint,
 )
 
 
 def serve(runtime: Runtime, certificate: str, key: str, check_mode: bool) -> dict[str, Any]:
-    """Replace the certificate if it differs, except in check mode; return what the module returns.
+    """Replace the certificate, except in check mode; return what the module returns.
 
-    OSError and ValueError say what is wrong with a file, HaproxyError what HAProxy refused.
+    OSError says what is wrong with a file, HaproxyError what HAProxy refused.
     """
-    before = runtime.fingerprint(certificate)
+    before = runtime.certificate(certificate)
     if before is None:
         return {"changed": False, "running": True, "known": False}
     fullchain = Path(certificate).read_text(errors="replace")
-    try:
-        after = leaf_fingerprint(fullchain)
-    except ValueError as error:
-        raise ValueError(f"{certificate} can't be served: {error}.") from error
-    if before != after and not check_mode:
-        runtime.replace_certificate(certificate, fullchain, Path(key).read_text(errors="replace"))
+    if check_mode:
+        after = runtime.replace_certificate(certificate, fullchain, commit=False)
+    else:
+        # Even if they look the same: not all of the chain is to be seen.
+        after = runtime.replace_certificate(certificate, fullchain, Path(key).read_text(errors="replace"))
     return {
         "changed": before != after,
         "running": True,
@@ -131,7 +129,7 @@ def main() -> None:
         result = {"changed": False, "running": False, "known": False}
     except OSError as error:
         module.fail_json(msg=f"{error.filename} can't be read: {error.strerror}.")
-    except (HaproxyError, ValueError) as error:
+    except HaproxyError as error:
         module.fail_json(msg=str(error))
     module.exit_json(**result)
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
     NoEncryption,
@@ -67,9 +67,9 @@ class FakeServer:
             self.operation, self.health = 2, RISE
 
 
-def make_certificate(name: str = "chat.example.org") -> tuple[str, str]:
+def make_certificate(name: str = "chat.example.org", *, edwards: bool = False) -> tuple[str, str]:
     """Return a certificate of a new key, and the key, both PEM."""
-    key = ec.generate_private_key(ec.SECP256R1())
+    key = ed25519.Ed25519PrivateKey.generate() if edwards else ec.generate_private_key(ec.SECP256R1())
     subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
     now = datetime.now(UTC)
     certificate = (
@@ -80,7 +80,7 @@ def make_certificate(name: str = "chat.example.org") -> tuple[str, str]:
         .serial_number(x509.random_serial_number())
         .not_valid_before(now)
         .not_valid_after(now + timedelta(days=1))
-        .sign(key, hashes.SHA256())
+        .sign(key, None if edwards else hashes.SHA256())
     )
     pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
     return certificate.public_bytes(Encoding.PEM).decode(), pem.decode()
@@ -90,6 +90,11 @@ def sha1(fullchain: str) -> str:
     """Return the fingerprint of the first certificate as HAProxy writes it."""
     certificate = x509.load_pem_x509_certificates(fullchain.encode())[0]
     return certificate.fingerprint(hashes.SHA1()).hex().upper()  # noqa: S303 - which is what HAProxy shows
+
+
+def names(certificate: x509.Certificate) -> str:
+    """Return the subject as HAProxy writes it."""
+    return "".join(f"/{part.rfc4514_string()}" for part in certificate.subject.rdns)
 
 
 class Handler(socketserver.StreamRequestHandler):
@@ -198,19 +203,28 @@ class Haproxy(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
         return ""
 
     def _show_cert(self, path: str, _payload: str) -> str:
-        if path not in self.certificates:
+        certificates = self.certificates | (
+            {f"*{self.transaction.path}": self.transaction.pem} if self.transaction else {}
+        )
+        if path not in certificates:
             return "Can't display the certificate: Not found or the certificate is a bundle!\n"
-        pem = self.certificates[path]
+        pem = certificates[path]
         if pem is None:
             return f"Filename: {path}\nStatus: Empty\n"
         [certificate, *chain] = x509.load_pem_x509_certificates(pem.encode())
+        head = (
+            f"Filename: {path}\nStatus: {'Unused' if path.startswith('*') else 'Used'}\n"
+            f"Serial: {certificate.serial_number:040X}\n"
+            "notBefore: Nov 21 08:36:00 2026 GMT\nnotAfter: Nov 22 08:36:00 2026 GMT\n"
+            "Subject Alternative Name: DNS:chat.example.org\nAlgorithm: "
+        )
+        if isinstance(certificate.public_key(), ed25519.Ed25519PublicKey):
+            return f"{head}OCSP Response Key: \n"
         return "".join(
             [
-                f"Filename: {path}\nStatus: Used\nSerial: {certificate.serial_number:040X}\n",
-                "notBefore: Nov 21 08:36:00 2026 GMT\nnotAfter: Nov 22 08:36:00 2026 GMT\n",
-                "Subject Alternative Name: DNS:chat.example.org\nAlgorithm: EC256\n",
-                f"SHA1 FingerPrint: {sha1(pem)}\nSubject: /CN=chat.example.org\nIssuer: /CN=CA\n",
-                *("Chain Subject: /CN=CA\nChain Issuer: /CN=CA\n" for _ca in chain),
+                f"{head}EC256\nSHA1 FingerPrint: {sha1(pem)}\nSubject: /CN=chat.example.org\nIssuer: /CN=CA\n",
+                *(f"Chain Subject: {names(ca)}\nChain Issuer: {names(ca)}\n" for ca in chain),
+                "OCSP Response Key: \n",
             ]
         )
 

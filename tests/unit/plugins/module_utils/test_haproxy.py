@@ -15,7 +15,6 @@ from ansible_collections.wsfleet.websockets.plugins.module_utils.haproxy import 
     NotRunningError,
     Runtime,
     Server,
-    leaf_fingerprint,
 )
 
 from tests.unit.plugins.module_utils.fake_haproxy import (
@@ -160,17 +159,26 @@ def test_haproxy_that_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
             Runtime(str(tmp_path / "admin.sock")).servers("chat")
 
 
-def test_fingerprint_of_what_is_served(haproxy: Haproxy, runtime: Runtime) -> None:
+def test_what_is_served_is_described_with_its_chain(haproxy: Haproxy, runtime: Runtime) -> None:
     leaf, _key = make_certificate()
     chain, _key = make_certificate("CA")
     haproxy.certificates[FILE] = leaf + chain
-    assert runtime.fingerprint(FILE) == sha1(leaf) == leaf_fingerprint(f"subject=chat\n\n{leaf}\n{chain}")
+    lines = (runtime.certificate(FILE) or "").splitlines()
+    assert lines[0].startswith("Serial: ")
+    assert {f"SHA1 FingerPrint: {sha1(leaf)}", "Chain Subject: /CN=CA"} <= set(lines)
+
+
+def test_a_certificate_with_an_edwards_key_is_described(haproxy: Haproxy, runtime: Runtime) -> None:
+    haproxy.certificates[FILE], _key = make_certificate(edwards=True)
+    first = runtime.certificate(FILE)
+    haproxy.certificates[FILE], _key = make_certificate(edwards=True)
+    assert None is not first != runtime.certificate(FILE)
 
 
 def test_certificates_that_haproxy_can_not_show(haproxy: Haproxy, runtime: Runtime) -> None:
-    assert runtime.fingerprint(FILE) is None
+    assert runtime.certificate(FILE) is None
     haproxy.certificates[FILE] = None
-    assert runtime.fingerprint(FILE) is None
+    assert runtime.certificate(FILE) is None
 
 
 def test_certificates_that_are_locked_are_not_unknown(
@@ -182,7 +190,7 @@ def test_certificates_that_are_locked_are_not_unknown(
         HaproxyError,
         match=r"doesn't show the certificate .*: Can't show! Operations .* are currently locked!$",
     ):
-        runtime.fingerprint(FILE)
+        runtime.certificate(FILE)
 
 
 def test_certificate_chain_and_key_are_replaced_together(haproxy: Haproxy, runtime: Runtime) -> None:
@@ -192,7 +200,19 @@ def test_certificate_chain_and_key_are_replaced_together(haproxy: Haproxy, runti
     windows = f"{leaf}\n\n \n{chain}".replace("\n", "\r\n")
     runtime.replace_certificate(FILE, windows, f"\n{key}\n\n")
     assert haproxy.certificates[FILE] == leaf + chain + key
-    assert haproxy.commands == [f"set ssl cert {FILE}", f"commit ssl cert {FILE}"]
+    assert haproxy.commands == [
+        f"set ssl cert {FILE}",
+        f"show ssl cert *{FILE}",
+        f"commit ssl cert {FILE}",
+    ]
+
+
+def test_what_is_not_committed_is_described_and_forgotten(haproxy: Haproxy, runtime: Runtime) -> None:
+    old, _key = make_certificate()
+    haproxy.certificates[FILE] = old
+    new, _key = make_certificate()
+    assert sha1(new) in (runtime.replace_certificate(FILE, new, commit=False) or "")
+    assert (haproxy.certificates[FILE], haproxy.transaction) == (old, None)
 
 
 def test_a_key_that_does_not_fit_changes_nothing(haproxy: Haproxy, runtime: Runtime) -> None:
@@ -225,17 +245,3 @@ def test_the_transaction_of_somebody_else_is_left_alone(haproxy: Haproxy, runtim
     with pytest.raises(HaproxyError, match=r"The ongoing transaction is about '/other\.pem'"):
         runtime.replace_certificate(FILE, *make_certificate())
     assert haproxy.transaction == Transaction("/other.pem", "PEM")
-
-
-@pytest.mark.parametrize(
-    "pem",
-    [
-        "",
-        "key only",
-        "-----BEGIN CERTIFICATE-----\n!\n",
-        "-----BEGIN CERTIFICATE-----\nA\n-----END CERTIFICATE-----",
-    ],
-)
-def test_text_without_a_certificate(pem: str) -> None:
-    with pytest.raises(ValueError):
-        leaf_fingerprint(pem)

@@ -25,9 +25,9 @@ class Host:
         self._capsys = capsys
         self.renew()
 
-    def renew(self) -> str:
+    def renew(self, *, edwards: bool = False) -> str:
         """Put a new certificate there and return it."""
-        certificate, key = make_certificate()
+        certificate, key = make_certificate(edwards=edwards)
         self.certificate.write_text(certificate + make_certificate("CA")[0])
         self.key.write_text(key)
         return certificate
@@ -67,8 +67,9 @@ def state(result: dict[str, t.Any]) -> tuple[bool, bool, bool]:
 
 
 def test_what_is_served_already_stays(haproxy: Haproxy, host: Host, path: str) -> None:
+    served = haproxy.certificates[path]
     assert state(host.run()) == (False, True, True)
-    assert haproxy.commands == [f"show ssl cert {path}"]
+    assert haproxy.certificates[path] == served
 
 
 def test_a_renewed_certificate_is_served_with_its_chain_and_key(
@@ -78,17 +79,44 @@ def test_a_renewed_certificate_is_served_with_its_chain_and_key(
     after = sha1(host.renew())
     result = host.run()
     assert state(result) == (True, True, True)
-    assert (result["diff"]["before"], result["diff"]["after"]) == (f"{before}\n", f"{after}\n")
+    assert before in result["diff"]["before"]
+    assert after in result["diff"]["after"]
     assert haproxy.certificates[path] == host.certificate.read_text() + host.key.read_text()
     assert state(host.run()) == (False, True, True)
 
 
+def test_a_corrected_chain_is_served(haproxy: Haproxy, host: Host, path: str) -> None:
+    leaf, _chain = host.certificate.read_text().split("-----END CERTIFICATE-----\n", 1)
+    host.certificate.write_text(f"{leaf}-----END CERTIFICATE-----\n{make_certificate('Another CA')[0]}")
+    assert state(host.run(_ansible_check_mode=True)) == (True, True, True)
+    assert state(host.run()) == (True, True, True)
+    assert haproxy.certificates[path] == host.certificate.read_text() + host.key.read_text()
+    assert state(host.run()) == (False, True, True)
+
+
+def test_a_chain_that_looks_the_same_is_served(haproxy: Haproxy, host: Host, path: str) -> None:
+    leaf, _chain = host.certificate.read_text().split("-----END CERTIFICATE-----\n", 1)
+    host.certificate.write_text(f"{leaf}-----END CERTIFICATE-----\n{make_certificate('CA')[0]}")
+    assert state(host.run()) == (False, True, True)
+    assert haproxy.certificates[path] == host.certificate.read_text() + host.key.read_text()
+
+
+def test_an_edwards_key(haproxy: Haproxy, host: Host, path: str) -> None:
+    host.renew(edwards=True)
+    assert state(host.run()) == (True, True, True)
+    assert state(host.run()) == (False, True, True)
+    host.renew(edwards=True)
+    assert state(host.run()) == (True, True, True)
+
+
 def test_check_mode_says_so_and_reads_no_key(haproxy: Haproxy, host: Host, path: str) -> None:
+    served = haproxy.certificates[path]
     assert state(host.run(_ansible_check_mode=True)) == (False, True, True)
     host.renew()
     host.key.unlink()
     assert state(host.run(_ansible_check_mode=True)) == (True, True, True)
-    assert {command.split()[0] for command in haproxy.commands} == {"show"}
+    assert "commit" not in {command.split()[0] for command in haproxy.commands}
+    assert (haproxy.certificates[path], haproxy.transaction) == (served, None)
 
 
 def test_haproxy_that_does_not_run_reads_the_file_when_it_starts(host: Host) -> None:
@@ -121,4 +149,4 @@ def test_a_file_that_is_not_there(host: Host, path: str, which: str) -> None:
 
 def test_a_file_without_a_certificate(host: Host, path: str) -> None:
     host.certificate.write_bytes(b"\xff\x00")
-    assert host.run()["msg"] == f"{path} can't be served: it holds no PEM certificate."
+    assert "refused `set ssl cert" in host.run()["msg"]
