@@ -224,6 +224,37 @@ def test_addresses_of_both_families_move_together(own: str, first: str, excluded
     assert "nopreempt" in lines
 
 
+def test_the_balancers_health_is_tracked() -> None:
+    lines = keepalived(address="192.0.2.1", addresses=ADDRESSES, peers=["192.0.2.2"])
+    start = lines.index("vrrp_script wsfleet_echo {")
+    assert lines[start + 2].endswith('--connect-to ::127.0.0.1: https://edge1.example.com:443/metrics"'), (
+        "what HAProxy answers itself, on this host"
+    )
+    assert {"interval 1", "fall 3", "rise 2"} <= set(lines[start:])
+    start = lines.index("track_script {")
+    assert lines[start + 1] == "wsfleet_echo"
+    assert start > lines.index("vrrp_instance wsfleet_echo {")
+
+
+@pytest.mark.parametrize(
+    ("inputs", "url"),
+    [
+        ({"ws_haproxy_http_port": 0}, "https://edge1.example.com:443/metrics"),
+        ({"ws_haproxy_https_port": 8443}, "https://edge1.example.com:8443/metrics"),
+        ({"ws_haproxy_tls": "passthrough"}, "https://edge1.example.com:443/metrics"),
+        ({"ws_haproxy_tls": "off", "ws_haproxy_http_port": 8080}, "http://edge1.example.com:8080/metrics"),
+        ({"ws_edge": "nginx", "ws_nginx_https_port": 8443}, "https://edge1.example.com:8443/metrics"),
+        (
+            {"ws_edge": "nginx", "ws_nginx_tls": False, "ws_nginx_http_port": 8080},
+            "http://edge1.example.com:8080/metrics",
+        ),
+        ({"ws_edge_name": "*.example.org"}, "https://any.example.org:443/metrics"),
+    ],
+)
+def test_what_is_asked_of_the_balancer_is_where_it_serves(inputs: dict[str, Any], url: str) -> None:
+    assert render("ws_keepalived", "ws_keepalived_check_url", inputs) == url
+
+
 def test_edges_of_a_playbook_have_priorities_and_peers() -> None:
     edges = ["192.0.2.1", "192.0.2.2", "192.0.2.3"]
     inputs = {"ws_edge_addresses": edges, "ws_edge_address": "192.0.2.2"}
