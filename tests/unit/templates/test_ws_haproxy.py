@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from ansible.parsing.dataloader import DataLoader
-from ansible.template import Templar
+from ansible.template import Templar, trust_as_template
 
 ROLES = Path(__file__).resolve().parents[3] / "roles"
 APP = "conf.d/wsfleet-echo.cfg"
@@ -33,7 +33,7 @@ def render(role: str, name: str, inputs: dict[str, Any]) -> Any:
     for part in ("defaults", "vars"):
         path = str(ROLES / role / part / "main.yml")
         variables |= loader.load_from_file(path, trusted_as_template=True)
-    return Templar(loader=loader, variables=variables | inputs).template(variables[name])
+    return Templar(loader=loader, variables=variables | inputs).template((variables | inputs)[name])
 
 
 def haproxy(**inputs: Any) -> dict[str, list[str]]:
@@ -177,14 +177,70 @@ def test_redirect_to_the_port_that_is_served() -> None:
     assert not [line for line in app(http_port=0) if "redirect" in line]
 
 
-def test_limits() -> None:
-    lines = app(connections_per_address=10, handshakes_per_second_per_address=5)
-    assert {
-        "tcp-request connection track-sc0 src table wsfleet_echo_addresses",
+LIMITS = {"connections_per_address": 10, "handshakes_per_second_per_address": 5}
+
+
+def test_limits_are_the_clients_not_the_proxies_and_by_request() -> None:
+    lines = section(FRONTEND, app(**LIMITS, trusted_proxies=["192.0.2.7"]))
+    rules = [
+        "http-request track-sc0 src table wsfleet_echo_addresses",
         "http-request deny deny_status 429 if { sc_conn_cur(0) gt 10 }",
         "http-request deny deny_status 429 if { sc_http_req_rate(0) gt 5 }",
-    } <= set(lines)
+    ]
+    start = lines.index(rules[0])
+    assert lines[start : start + 3] == rules
+    (claim,) = [line for line in lines if line.startswith("http-request set-src ")]
+    assert lines.index(claim) < start
     assert not [line for line in app() if "sc0" in line or "stick-table" in line]
+
+
+def test_limits_of_what_is_passed_through_are_by_connection() -> None:
+    lines = section(FRONTEND, app(**LIMITS, servers=TWO, tls="passthrough"))
+    assert {
+        "tcp-request connection track-sc0 src table wsfleet_echo_addresses",
+        "tcp-request connection reject if { sc_conn_cur(0) gt 10 }",
+        "tcp-request connection reject if { sc_conn_rate(0) gt 5 }",
+    } <= set(lines)
+
+
+def test_streams_of_http_2_are_bounded_too() -> None:
+    rule = "http-request deny deny_status 503 if { be_conn(wsfleet_echo) ge 500 }"
+    assert rule in section(FRONTEND, app(connections=500))
+    assert rule not in app(connections=500, servers=TWO, tls="passthrough")
+
+
+def test_what_is_kept_over_a_reload() -> None:
+    lines = section(BACKEND, app(servers=TWO))
+    assert "load-server-state-from-file local" in lines
+    assert "server-state-file-name /run/wsfleet-haproxy/servers.state" in lines
+    (default,) = [line for line in lines if "init-addr" in line]
+    assert default.endswith("init-addr libc,last,none"), "the last address only where there is none now"
+
+
+@pytest.mark.parametrize("manage_main", [True, False])
+def test_the_unit_keeps_the_hosts_chroot_where_the_main_file_is_the_hosts(manage_main: bool) -> None:
+    drop_in = "{{ lookup('ansible.builtin.template', 'drop-in.conf.j2') }}"
+    inputs = {"drop_in": trust_as_template(drop_in), "ws_haproxy_manage_main": manage_main}
+    lines = render("ws_haproxy", "drop_in", inputs).splitlines()
+    assert ("BindReadOnlyPaths=" in lines) is manage_main
+    assert "RuntimeDirectory=wsfleet-haproxy" in lines
+
+
+@pytest.mark.parametrize(
+    ("server", "proxied"),
+    [
+        ({"ws_nginx_proxy_protocol": True}, True),
+        ({}, False),
+        ({"ws_nginx_proxy_protocol": False}, False),
+        ({"ws_nginx_proxy_protocol": True, "ws_router": "haproxy"}, False),
+    ],
+)
+def test_servers_of_ours_that_do_not_take_what_is_passed_through(
+    server: dict[str, Any], proxied: bool
+) -> None:
+    inputs = {"hostvars": {"a": server}, "ws_edge_servers": [{"name": "a"}]}
+    assert render("ws_haproxy", "__ws_haproxy_proxied", inputs) is proxied
+    assert render("ws_haproxy", "__ws_haproxy_proxied", {"ws_haproxy_servers": TWO, "hostvars": {}}) is True
 
 
 def test_origins() -> None:
