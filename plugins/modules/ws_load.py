@@ -90,7 +90,9 @@ options:
     description: File to make when measuring begins, or when it failed. It must not exist.
     type: path
   stop_file:
-    description: File that somebody else makes to have it stop. It must not exist yet.
+    description:
+      - File that somebody else makes to have it stop. It must not exist yet.
+      - It stops as well when the folder of that file is removed.
     type: path
 """
 
@@ -239,6 +241,11 @@ def target(options: dict[str, t.Any]) -> Target:
     return Target(options["address"] or url.hostname, port or (443 if context else 80), url.hostname, context)
 
 
+def is_told(stop: Path) -> bool:
+    """Whether somebody made the file, or removed its folder, in which it could never be made."""
+    return stop.exists() or not stop.parent.exists()
+
+
 def main() -> None:
     module = AnsibleModule(
         argument_spec={
@@ -271,7 +278,9 @@ def main() -> None:
         load = Load(where, scenario, **sizes)
         if not module.check_mode:
             where.host = find_address(where.host, where.port, options["timeout"])
-            result = load.run(ready.touch if ready else lambda: None, stop.exists if stop else lambda: False)
+            result = load.run(
+                ready.touch if ready else lambda: None, lambda: stop is not None and is_told(stop)
+            )
     except (LoadError, ScenarioError) as error:
         module.fail_json(msg=str(error))
     finally:

@@ -6,6 +6,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +43,20 @@ def test_check_mode_opens_nothing(run: Any, tmp_path: Path) -> None:
     assert run(url="ws://127.0.0.1:1", _ansible_check_mode=True)[0] == 0
     assert list(tmp_path.iterdir()) == []
     assert run(url="ws://127.0.0.1:1", connections=0, _ansible_check_mode=True)[0] == 1
+
+
+@pytest.mark.parametrize("gone", [False, True])
+def test_it_stops_when_it_is_told_or_nobody_can_tell_it(
+    run: Any, url: str, tmp_path: Path, gone: bool
+) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    tell = threading.Timer(2, lambda: shutil.rmtree(folder) if gone else (folder / "stop").touch())
+    tell.start()
+    code, result = run(url=url, seconds=60, stop_file=str(folder / "stop"))
+    tell.join()
+    assert code == 0
+    assert result["seconds"] < 10
 
 
 @pytest.mark.parametrize(
