@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import base64
+import binascii
 import random
 import re
 import zlib
@@ -16,7 +18,7 @@ MESSAGE = '{"id": 12345, "text": "a message of some length"}'
 ECHO: list[Any] = [{"say": MESSAGE}, {"expect": MESSAGE}, {"think": {"seconds": 0.1, "jitter": 0.5}}]
 MAX_THINK = 3600.0
 
-TEXT, PONG, CLOSE = 0x81, 0x8A, 0x88
+TEXT, BINARY, PONG, CLOSE = 0x81, 0x82, 0x8A, 0x88
 COMPRESSED = 0x40
 
 
@@ -43,12 +45,12 @@ def deflate(payload: bytes) -> bytes:
 
 
 class Say:
-    """A message; C({client}) and C({count}) in it are the client's number and that of its message."""
+    """A message: bytes, or a text, in which C({client}) and C({count}) are the client's number and the message's."""
 
-    def __init__(self, text: str) -> None:
-        self.text = text
-        self.varies = "{client}" in text or "{count}" in text
-        self.plain, self.compressed = self._frames(text)
+    def __init__(self, message: str | bytes) -> None:
+        self.text = message if isinstance(message, str) else ""
+        self.varies = "{client}" in self.text or "{count}" in self.text
+        self.plain, self.compressed = self._frames(message)
 
     def frame(self, compressed: bool, client: int, count: int) -> bytes:
         if not self.varies:
@@ -57,17 +59,16 @@ class Say:
         return self._frames(text)[compressed]
 
     @staticmethod
-    def _frames(text: str) -> tuple[bytes, bytes]:
-        data = text.encode()
-        return frame(TEXT, data), frame(TEXT | COMPRESSED, deflate(data))
+    def _frames(message: str | bytes) -> tuple[bytes, bytes]:
+        first, data = (TEXT, message.encode()) if isinstance(message, str) else (BINARY, message)
+        return frame(first, data), frame(first | COMPRESSED, deflate(data))
 
 
 class Expect:
     """A message to wait for; others that come before are passed over."""
 
-    def __init__(self, part: str | None, pattern: re.Pattern[bytes] | None) -> None:
-        data = (part or "").encode()
-        self.found: Callable[[bytes], Any] = pattern.search if pattern else lambda message: data in message
+    def __init__(self, part: bytes, pattern: re.Pattern[bytes] | None = None) -> None:
+        self.found: Callable[[bytes], Any] = pattern.search if pattern else lambda message: part in message
 
 
 @dataclass(frozen=True)
@@ -154,24 +155,39 @@ _CONNECT = ("path", "headers", "subprotocols", "compression")
 
 
 def _say(number: int, value: Any) -> Say:
-    if not isinstance(value, str):
-        raise ScenarioError(f"Step {number} of the scenario says {value!r}: allowed is a text.")
-    return Say(value)
+    if isinstance(value, str):
+        return Say(value)
+    if (data := _binary(value)) is not None:
+        return Say(data)
+    raise ScenarioError(f"Step {number} of the scenario says {value!r}: allowed is a text, or base64.")
+
+
+def _binary(value: Any) -> bytes | None:
+    """Return the bytes of {base64: …}; None if it isn't that."""
+    if not isinstance(value, Mapping) or set(value) != {"base64"}:
+        return None
+    try:
+        return base64.b64decode(str(value["base64"]), validate=True)
+    except (binascii.Error, ValueError):
+        return None
 
 
 def _expect(number: int, value: Any) -> Expect:
     if isinstance(value, str):
-        return Expect(value, None)
+        return Expect(value.encode())
+    if (data := _binary(value)) is not None:
+        return Expect(data)
     if isinstance(value, Mapping) and set(value) == {"regex"}:
         try:
-            return Expect(None, re.compile(str(value["regex"]).encode()))
+            return Expect(b"", re.compile(str(value["regex"]).encode()))
         except re.error as error:
             raise ScenarioError(
                 f"Step {number} of the scenario expects {value['regex']!r}: allowed are regular expressions, "
                 f"got {error}."
             ) from error
     raise ScenarioError(
-        f"Step {number} of the scenario expects {value!r}: allowed is a text that the message contains, or a regex."
+        f"Step {number} of the scenario expects {value!r}: allowed is a text or base64 that the message contains, or a "
+        "regex."
     )
 
 

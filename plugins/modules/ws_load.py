@@ -55,8 +55,9 @@ options:
       - "C(connect), only as the first: a dictionary of C(path), C(headers), C(subprotocols), a list, and
         C(compression), a boolean that is V(true) by default, as browsers offer it."
       - C(say), the text of a message. C({client}) and C({count}) in it become the client's number and the message's.
-      - C(expect), a text that a message of the server contains, or C(regex) with a pattern. Other messages are passed
-        over. The time from C(say) to C(expect) is measured.
+        A binary message is a dictionary, C(base64) with its bytes, which are sent as they are.
+      - C(expect), a text that a message of the server contains, C(base64) with bytes that it contains, or C(regex) with
+        a pattern. Other messages are passed over. The time from C(say) to C(expect) is measured.
       - C(think), seconds, or C(seconds) and C(jitter), 0 to 1, the part by which they vary.
       - C(repeat), without a value. The steps after it are repeated; without it, all but C(connect).
       - The default says a short message ten times a second and expects it back.

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import base64
 import zlib
 from typing import Any
 
@@ -47,6 +48,19 @@ def test_compressed_messages_are_read_in_the_smallest_window(text: str) -> None:
     assert data[0] == 0xC1
     found = read(b"\x81" + data[1:])
     assert zlib.decompressobj(-9).decompress(bytes(found.data) + b"\x00\x00\xff\xff") == text.encode()
+
+
+@given(st.binary(max_size=300))
+def test_binary_messages_are_sent_as_they_are_and_expected(data: bytes) -> None:
+    encoded = base64.b64encode(data).decode()
+    say, expect = parse([{"say": {"base64": encoded}}, {"expect": {"base64": encoded}}]).steps
+    assert isinstance(say, Say)
+    assert isinstance(expect, Expect)
+    found = read(say.frame(False, 1, 1))
+    assert (found.opcode, found.data) == (Opcode.BINARY, data)
+    assert say.frame(True, 1, 1)[0] == 0xC2
+    assert expect.found(b"before" + data + b"after")
+    assert not data or not expect.found(data[1:])
 
 
 def test_the_default_is_an_echo() -> None:
@@ -102,6 +116,12 @@ def test_a_scenario_of_everything() -> None:
         ([{"connect": {"path": "chat"}}, *ECHO], "path of the scenario is 'chat'"),
         ([{"connect": {"headers": {"A": "b\r\nC: d"}}}, *ECHO], "line break"),
         ([{"say": 5}, {"think": 1}], "Step 1 of the scenario says 5"),
+        (
+            [{"say": {"base64": "AA="}}, {"think": 1}],
+            "Step 1 of the scenario says .*AA=.*allowed is a text, or base64",
+        ),
+        ([{"say": {"hex": "00"}}, {"think": 1}], "Step 1 of the scenario says"),
+        ([{"expect": {"base64": "ä"}}], "Step 1 of the scenario expects"),
         ([{"expect": {"regex": "("}}], "Step 1 of the scenario expects '\\('"),
         ([{"expect": {"pattern": "a"}}], "Step 1 of the scenario expects"),
         ([{"think": "long"}], "Step 1 of the scenario thinks 'long'"),
