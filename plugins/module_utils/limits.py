@@ -27,6 +27,7 @@ NGINX_FOLDERS = ("conf.d", "modules-enabled", "sites-enabled")
 # What every nginx worker has beside connections, of which this is one to it: the channel to the master.
 NGINX_CHANNEL = 1
 NO_LIMIT = 2**62
+BACKLOG = "WS_BACKLOG in ws_app_environment"
 
 
 @dataclass(frozen=True)
@@ -101,6 +102,7 @@ class Limits:
         links = sorted(self.links, key=lambda link: link.connections)
         return {
             "app": self.layout.app,
+            "release": self._info["release"],
             "clients": self.clients,
             "links": [asdict(link) for link in links],
             "first": asdict(links[0]) if links else None,
@@ -176,7 +178,12 @@ class Limits:
         except StepError as error:
             self.drift.append(f"nginx refuses its configuration on disk: {error}")
             return None
-        if f"upstream wsfleet_{self.layout.app} " not in configuration:
+        upstream = re.search(
+            rf"^\s*upstream wsfleet_{re.escape(self.layout.app)} \{{(.*?)\}}",
+            configuration,
+            re.MULTILINE | re.DOTALL,
+        )
+        if not upstream:
             return None
         held = {pid: self.kernel.accepted(pid) for pid in self._workers}
         found = re.search(r"^\s*worker_connections\s+(\d+);", configuration, re.MULTILINE)
@@ -204,7 +211,7 @@ class Limits:
             used=files,
             connections=(soft - files + 2 * held[fullest]) // 2,
         )
-        destinations = set(re.findall(r"^\s*server\s+(?!unix:)(\S+:\d+)[ ;]", configuration, re.MULTILINE))
+        destinations = set(re.findall(r"^\s*server\s+(?!unix:)(\S+:\d+)[ ;]", upstream[1], re.MULTILINE))
         ports = set().union(*(self.kernel.listening_ports(pid) for pid in self._workers))
         return Proxy("nginx", sum(held.values()), destinations, ports, "ws_nginx_connections")
 
@@ -318,7 +325,7 @@ class Limits:
     # bursts
 
     def _find_backlogs(self) -> list[Backlog]:
-        """Those of the slots and of the proxy's ports, as the kernel has them since they listen."""
+        """Those of the slots and of the ports that clients come to, as the kernel has them since they listen."""
         try:
             rows = [
                 line.split() for line in self._run("ss", ["ss", "-H", "-l", "-n", "-t", "-x"]).splitlines()
@@ -343,11 +350,16 @@ class Limits:
             port = int(address.rpartition(":")[2])
             if self._proxy and port in self._proxy.ports:
                 return f"port {port}", self._proxy.variable
-            return None
+            return (f"port {port}", BACKLOG) if port in self._shared_ports() else None
         path = Path(address)
         if path.suffix == ".sock" and self.layout.slot(path.stem) is not None:
-            return path.name, "WS_BACKLOG in ws_app_environment"
+            return path.name, BACKLOG
         return None
+
+    def _shared_ports(self) -> set[int]:
+        """Those on which the processes listen themselves, without a proxy."""
+        ports = (self._environment(slot).get("WS_SHARED_PORT", "") for slot in self._slots)
+        return {int(port) for port in ports if port.isdecimal()}
 
     # drift
 

@@ -60,6 +60,11 @@ app:
   returned: always
   type: str
   sample: chat
+release:
+  description: Id of the release that serves; empty where none does.
+  returned: always
+  type: str
+  sample: 1.4.0-3f2a91c07b
 clients:
   description: Connections of clients that are open now.
   returned: always
@@ -107,7 +112,8 @@ first:
     variable: ws_nginx_connections
 backlogs:
   description:
-    - Listening sockets of the app and its proxy, by name. They limit a burst, not how many connections are open.
+    - Listening sockets of the app and its proxy, by name, and the port that processes share without a proxy. They limit
+      a burst, not how many connections are open.
   returned: always
   type: list
   elements: dict

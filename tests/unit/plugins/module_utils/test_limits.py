@@ -31,6 +31,12 @@ upstream wsfleet_echo {
     server unix:/run/echo/echo_00.sock max_fails=0;
 }
 """
+OTHERS = """\
+upstream others {
+    server 192.0.2.80:8080;
+    server 192.0.2.81:8080 backup;
+}
+"""
 TCP_HEAD = (
     "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n"
 )
@@ -133,6 +139,12 @@ def host(tmp_path: Path) -> Machine:
     return Machine(tmp_path)
 
 
+def behind(*servers: str) -> str:
+    """What nginx says where it has these servers, and those of somebody else's site."""
+    lines = "".join(f"    server {server};\n" for server in servers)
+    return NGINX.replace("upstream wsfleet_echo {\n", f"{OTHERS}upstream wsfleet_echo {{\n{lines}") + OTHERS
+
+
 def first(host: Machine) -> tuple[str, int, str]:
     found = host.look()["first"]
     return found["name"], found["connections"], found["variable"]
@@ -144,7 +156,8 @@ def test_bare_host(tmp_path: Path) -> None:
     seen = Limits(
         layout, Info(layout, None, kernel).result(), kernel, Runtime("/nowhere"), root=tmp_path
     ).result()
-    assert seen == {"app": "echo", "clients": 0, "links": [], "first": None, "backlogs": [], "drift": []}
+    nothing: dict[str, t.Any] = {"links": [], "first": None, "backlogs": [], "drift": []}
+    assert seen == {"app": "echo", "release": "", "clients": 0, **nothing}
 
 
 def test_worker_connections_are_two_for_each_client_and_some_of_its_own(host: Machine) -> None:
@@ -212,12 +225,16 @@ def test_open_files_where_they_are_limited(host: Machine) -> None:
 def test_tracked_connections(host: Machine) -> None:
     host.kernel(net__netfilter__nf_conntrack_max="1000", net__netfilter__nf_conntrack_count="300")
     assert host.link("nf_conntrack_max")["connections"] == 700
-    host.nginx_says += "server 192.0.2.7:443 max_fails=1;\n"
-    assert host.with_nginx(clients=5).link("nf_conntrack_max")["connections"] == 5 + 350
+    host.nginx_says = behind()
+    assert host.with_nginx(clients=5).link("nf_conntrack_max")["connections"] == 5 + 700, (
+        "it reaches others only"
+    )
+    host.nginx_says = behind("192.0.2.7:443 max_fails=1")
+    assert host.link("nf_conntrack_max")["connections"] == 5 + 350
 
 
 def test_ports_towards_servers(host: Machine) -> None:
-    host.nginx_says += "    server 192.0.2.7:443 max_fails=1;\n    server [2001:db8::7]:443;\n"
+    host.nginx_says = behind("192.0.2.7:443 max_fails=1", "[2001:db8::7]:443")
     host.with_nginx()
     host.tcp(WORKERS[0], 40000, "01")
     link = host.link("ports")
@@ -251,6 +268,19 @@ def test_backlogs_of_slots_and_ports(host: Machine) -> None:
         {"name": "echo_00.sock", "limit": 100, "waiting": 0, "variable": "WS_BACKLOG in ws_app_environment"},
         {"name": "echo_01.sock", "limit": 4096, "waiting": 2, "variable": "ws_host_preset"},
         {"name": "port 443", "limit": 511, "waiting": 0, "variable": "ws_nginx_connections"},
+    ]
+
+
+def test_backlog_of_a_port_that_the_processes_share(host: Machine) -> None:
+    for pid in host.pids:
+        host.environment(pid, WS_SHARED_PORT="8443")
+    host.sockets_of_ss = (
+        "tcp   LISTEN 0 4096 0.0.0.0:8443 0.0.0.0:*\n"
+        "tcp   LISTEN 3 1024 0.0.0.0:8443 0.0.0.0:*\n"
+        "tcp   LISTEN 0 128  0.0.0.0:22 0.0.0.0:*\n"
+    )
+    assert host.look()["backlogs"] == [
+        {"name": "port 8443", "limit": 1024, "waiting": 3, "variable": "WS_BACKLOG in ws_app_environment"}
     ]
 
 
