@@ -38,6 +38,11 @@ options:
       handshakes_per_second:
         description: Opening handshakes that it completed in a second.
         type: float
+      router:
+        description: What it was measured with, C(ws_router); V(reuse_port) needs no variable for its room.
+        type: str
+        choices: [nginx, haproxy, reuse_port]
+        default: nginx
       memory_bytes:
         description: Bytes of memory that the app and the router can use on it.
         type: int

@@ -11,12 +11,13 @@ import re
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ansible_collections.wsfleet.websockets.plugins.module_utils import health
 from ansible_collections.wsfleet.websockets.plugins.module_utils.generation import Layout, Member
+from ansible_collections.wsfleet.websockets.plugins.module_utils.haproxy import HaproxyError, Runtime
 from ansible_collections.wsfleet.websockets.plugins.module_utils.info import Info
 from ansible_collections.wsfleet.websockets.plugins.module_utils.memory import max_connections
 from ansible_collections.wsfleet.websockets.plugins.module_utils.process import Kernel, busy_percent
@@ -53,6 +54,7 @@ class Observer:
     supervisor: Supervisor | None
     root: Path = Path("/")
     kernel: Callable[[], Kernel] = Kernel
+    haproxy: Runtime = field(default_factory=Runtime)
     get: Callable[[health.Address, str], str] = health.get
     clock: Callable[[], float] = time.monotonic
     sleep: Callable[[float], None] = time.sleep
@@ -89,6 +91,8 @@ class Observer:
             if slot.pid and after[slot.pid] < before[slot.pid]
         ]
         said, log_size = self._said(log_from)
+        if self._is_haproxy_full():
+            said["ws_haproxy_connections"] = 1
         return {
             "seconds": round(passed, 1),
             "processors": len(os.sched_getaffinity(0)),
@@ -146,6 +150,14 @@ class Observer:
         except OSError:
             return {}, 0
         return {name: count for text, name in SAID.items() if (count := lines.count(text))}, size
+
+    def _is_haproxy_full(self) -> bool:
+        """Whether HAProxy has all connections that it may have; others wait, and it says nothing of it."""
+        try:
+            info = self.haproxy.info()
+        except HaproxyError:  # above all, there is none
+            return False
+        return int(info["CurrConns"]) >= int(info["Maxconn"])
 
 
 def lag_p99(before: str, after: str) -> float | None:

@@ -14,7 +14,8 @@ from collections.abc import Mapping
 from typing import Any
 
 MAX_PROCESSES = 99  # of ws_supervisor_processes
-MAX_ROUTER_CONNECTIONS = 500_000  # of ws_nginx_connections
+ROUTER_VARIABLES = {"nginx": "ws_nginx_connections", "haproxy": "ws_haproxy_connections"}
+MAX_ROUTER_CONNECTIONS = 500_000  # of these
 SIDE_BY_SIDE = 2  # generations whose processes run at once in a rollout
 NEEDED = ("processes", "connections", "messages_per_second")
 EPSILON = 1e-9  # so that 3.0000000000000004 servers are 3
@@ -60,6 +61,12 @@ def plan(
     each = {"connections": math.ceil(connections / left), "messages_per_second": messages_per_second / left}
     shares = {name: each[name] / measured[name] if each[name] else 0.0 for name in each}
     processes = max(1, ceiling(max(shares.values()) / use * measured["processes"]))
+    variables = {
+        "ws_supervisor_processes": min(processes, int(measured["processes"])),
+        "ws_app_max_connections": max(1, int(measured["connections"] // measured["processes"])),
+    }
+    if router := ROUTER_VARIABLES.get(figures.get("router", "nginx")):
+        variables[router] = min(int(measured["connections"]), MAX_ROUTER_CONNECTIONS)
     return {
         "servers": servers,
         "processes": min(processes, int(measured["processes"])),
@@ -70,11 +77,7 @@ def plan(
         "used_percent": {name: round(100 * share, 1) for name, share in shares.items()},
         "memory_bytes_per_server": memory_needed(figures, each["connections"], processes),
         "seconds_to_reconnect": seconds_to_reconnect(figures, connections, servers, left),
-        "variables": {
-            "ws_supervisor_processes": min(processes, int(measured["processes"])),
-            "ws_app_max_connections": max(1, int(measured["connections"] // measured["processes"])),
-            "ws_nginx_connections": min(int(measured["connections"]), MAX_ROUTER_CONNECTIONS),
-        },
+        "variables": variables,
     }
 
 

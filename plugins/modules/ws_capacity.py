@@ -50,6 +50,11 @@ options:
     type: list
     elements: dict
     default: []
+  router:
+    description: What passes connections on to the processes, C(ws_router). The plan has the variable of its room.
+    type: str
+    choices: [nginx, haproxy, reuse_port]
+    default: nginx
   p99_ms:
     description: Milliseconds that 99 % of the answers may take.
     type: float
@@ -199,6 +204,7 @@ def main() -> None:
             "knock": {"type": "dict"},
             "play": {"type": "list", "elements": "dict", "required": True},
             "hold": {"type": "list", "elements": "dict", "default": []},
+            "router": {"type": "str", "choices": ["nginx", "haproxy", "reuse_port"], "default": "nginx"},
             "p99_ms": {"type": "float", "default": 100},
             "lag_ms": {"type": "float", "default": 50},
             "connections": {"type": "int"},
@@ -220,6 +226,7 @@ def main() -> None:
     knock = stage(options["knock"], limits) if options["knock"] else None
     baseline = clean(options["baseline"])
     verdict = judge(baseline, knock, ramps["play"], ramps["hold"], limits)
+    verdict["figures"]["router"] = options["router"]
     wanted = {name: options[name] for name in ("headroom_percent", "spare_servers")}
     for name in ("connections", "messages_per_second"):
         wanted[name] = verdict["figures"][name] if options[name] is None else options[name]

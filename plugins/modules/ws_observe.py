@@ -161,7 +161,9 @@ lag_ms:
   type: float
   sample: 3.1
 said:
-  description: Limits that nginx's error log has named since O(log_from), and how often.
+  description:
+    - Limits that nginx's error log has named since O(log_from), and how often.
+    - V(ws_haproxy_connections) where HAProxy had as many connections as it may have, at the end.
   returned: success
   type: dict
   sample: {ws_nginx_connections: 12}

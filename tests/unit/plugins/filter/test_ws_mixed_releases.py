@@ -18,4 +18,6 @@ def test_the_same_on_all_that_serve(releases: tuple[str, ...]) -> None:
 
 def test_different_ones() -> None:
     limits = [{"release": release} for release in ("2-b", "", "1-a", "2-b")]
-    assert mixed_releases(HOSTS, limits) == ["the servers serve different releases: 1-a on ws2; 2-b on ws1, ws3"]
+    assert mixed_releases(HOSTS, limits) == [
+        "the servers serve different releases: 1-a on ws2; 2-b on ws1, ws3"
+    ]

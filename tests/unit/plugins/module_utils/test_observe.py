@@ -12,11 +12,13 @@ from pathlib import Path
 
 import pytest
 from ansible_collections.wsfleet.websockets.plugins.module_utils.generation import Layout
+from ansible_collections.wsfleet.websockets.plugins.module_utils.haproxy import Runtime
 from ansible_collections.wsfleet.websockets.plugins.module_utils.health import Address
 from ansible_collections.wsfleet.websockets.plugins.module_utils.observe import ERROR_LOG, Observer, lag_p99
 from ansible_collections.wsfleet.websockets.plugins.module_utils.process import Kernel
 from ansible_collections.wsfleet.websockets.plugins.module_utils.supervisor import Supervisor
 
+from tests.unit.plugins.module_utils.fake_haproxy import Haproxy
 from tests.unit.plugins.module_utils.fake_host import Host
 
 TICKS = os.sysconf("SC_CLK_TCK")
@@ -66,6 +68,7 @@ class WatchedHost(Host):
         (root / "proc/uptime").write_text("1000.00 0.00\n")
         self.roll()
         self.now = 0.0
+        self.haproxy = Runtime(str(root / "no.sock"))
         self.pids = [self.pid(f"echo_0{slot}-g1") for slot in range(2)]
         self.told: dict[str, list[str]] = {}
         self.happens: t.Callable[[], object] = lambda: None
@@ -103,6 +106,7 @@ class WatchedHost(Host):
             t.cast(Supervisor, self.supervisor),
             root=self.root,
             kernel=lambda: Kernel(self.proc.folder),
+            haproxy=self.haproxy,
             get=self.get,
             clock=lambda: self.now,
             sleep=self.sleep,
@@ -188,6 +192,15 @@ def test_limits_that_nginx_names_meanwhile(host: WatchedHost) -> None:
     assert host.watch(size)["said"] == {"ws_nginx_handshakes_per_second_per_address": 1}, "it was rotated"
 
 
+@pytest.mark.parametrize(("connections", "said"), [(299, {}), (300, {"ws_haproxy_connections": 1})])
+def test_haproxy_that_is_full(
+    host: WatchedHost, haproxy: Haproxy, connections: int, said: dict[str, int]
+) -> None:
+    host.haproxy = Runtime(str(haproxy.path))
+    haproxy.info |= {"CurrConns": connections, "Maxconn": 300}
+    assert host.watch()["said"] == said
+
+
 def test_when_slots_last_changed_is_known_whoever_changed_them(host: WatchedHost) -> None:
     def before(seconds: float) -> None:
         os.utime(host.layout.tmpfiles, (time.time() - seconds, time.time() - seconds))
@@ -231,6 +244,7 @@ def test_bare_host(tmp_path: Path) -> None:
         Layout("echo", "/opt/echo", str(tmp_path)),
         None,
         root=tmp_path,
+        haproxy=Runtime(str(tmp_path / "no.sock")),
         kernel=lambda: Kernel(tmp_path / "proc"),
         sleep=lambda _seconds: None,
     )

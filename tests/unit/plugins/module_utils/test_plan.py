@@ -92,6 +92,14 @@ def test_connections_decide() -> None:
     }
 
 
+@pytest.mark.parametrize(
+    ("router", "variable"), [("haproxy", {"ws_haproxy_connections": 8000}), ("reuse_port", {})]
+)
+def test_room_is_that_of_the_router(router: str, variable: dict[str, int]) -> None:
+    variables = plan(FIGURES | {"router": router}, 100)["variables"]
+    assert variables == {"ws_supervisor_processes": 1, "ws_app_max_connections": 2000, **variable}
+
+
 def test_headroom_is_kept() -> None:
     assert plan(FIGURES, 8000, headroom_percent=0, spare_servers=0)["servers"] == 1
     assert plan(FIGURES, 8000, headroom_percent=1, spare_servers=0)["servers"] == 2

@@ -52,8 +52,11 @@ def run(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Any:
 
 
 def test_json_page_and_plan_agree(run: Any, tmp_path: Path) -> None:
-    code, result = run(Host(), connections=20_000, messages_per_second=30_000, title="A <b> server")
+    code, result = run(
+        Host(), connections=20_000, messages_per_second=30_000, title="A <b> server", router="haproxy"
+    )
     assert code == 0
+    assert "ws_haproxy_connections" in result["plan"]["variables"]
     assert set(yaml.safe_load(ws_capacity.RETURN)) == set(result) - {"changed", "invocation"}
     assert result["changed"]
     report = json.loads((tmp_path / "reports/capacity.json").read_text())
