@@ -11,7 +11,7 @@ name: ws_autoscale
 author: The wsfleet maintainers (@wsfleet)
 version_added: 0.1.0
 short_description: Decide how many processes each server should have
-positional: loads
+positional: loads, locks
 description:
   - A server whose figures are within their bounds stays as it is. Where one is above, it gets as many processes as
     bring it to the middle of the bounds. Where all are below, up to a quarter of its processes go, as far as the others
@@ -20,7 +20,7 @@ description:
     ones are taken into service. When the others can do without them, they are taken out of it, up to a tenth of the
     servers at a time.
   - What isn't known isn't taken for little. A server that wasn't seen stays as it is, and none is taken out of service
-    meanwhile.
+    meanwhile. So does one that another run has locked.
 options:
   _input:
     description: The hosts' variables, as in C(hostvars), with the inputs of the playbook C(autoscale).
@@ -32,6 +32,12 @@ options:
     type: list
     elements: dict
     required: true
+  locks:
+    description:
+      - What M(wsfleet.websockets.ws_lock) returned on each of them in check mode, or failed to, in their order.
+      - The default is that none is locked.
+    type: list
+    elements: dict
 """
 
 EXAMPLES = r"""
@@ -80,14 +86,22 @@ from ansible_collections.wsfleet.websockets.plugins.module_utils.autoscale impor
 Variables = t.Mapping[str, t.Any]
 
 
-def autoscale(hosts: list[Variables], loads: list[Variables]) -> list[dict[str, t.Any]]:
+def autoscale(
+    hosts: list[Variables], loads: t.Iterable[Variables], locks: t.Iterable[Variables] | None = None
+) -> list[dict[str, t.Any]]:
     """Return what to do with each.
 
     Raises AnsibleFilterError for a wrong input.
     """
+    held = [{}] * len(hosts) if locks is None else locks
     servers = [
-        Server(host["inventory_hostname"], rules(host), load(seen), problem(seen))
-        for host, seen in zip(hosts, loads, strict=True)
+        Server(
+            host["inventory_hostname"],
+            rules(host),
+            None if (locked := holder(lock)) else load(seen),
+            locked or problem(seen),
+        )
+        for host, seen, lock in zip(hosts, loads, held, strict=True)
     ]
     return [
         {
@@ -142,6 +156,14 @@ def problem(seen: Variables) -> str:
     if seen.get("unreachable"):
         return "it doesn't answer"
     return " ".join(str(seen["msg"]).split())
+
+
+def holder(lock: Variables) -> str:
+    """Return which run has a host locked; empty where none has, or one that was killed, from which it is taken over."""
+    found = lock.get("holder")
+    if not found or lock["taken_over"]:
+        return ""
+    return f'{found["who"]} has it locked since {found["when"]} for "{found["what"]}"'
 
 
 def _since(seconds: float | None) -> float:

@@ -85,6 +85,23 @@ def test_what_to_do_with_each_in_their_order() -> None:
     ]
 
 
+def test_a_locked_server_stays_and_the_others_dont() -> None:
+    run = {"id": "a-1-1", "who": "alice@laptop", "when": "2026-11-21T11:44:26Z", "what": "deploy chat 1.4.2"}
+    locks = [
+        {"holder": run, "taken_over": None},
+        {"holder": run, "taken_over": run},
+        {"holder": None, "taken_over": None},
+        {"unreachable": True, "msg": "Failed to connect to the host"},
+        {},
+    ]
+    hosts = [host(f"ws{n}") for n in range(1, 6)]
+    decisions = autoscale(hosts, [seen(90)] * 5, locks)
+    assert [decision["change"] for decision in decisions] == ["stay", *["scale"] * 4]
+    assert decisions[0]["text"] == (
+        'ws1: isn\'t scaled: alice@laptop has it locked since 2026-11-21T11:44:26Z for "deploy chat 1.4.2"'
+    )
+
+
 @pytest.mark.parametrize(
     ("inputs", "processes"),
     [
