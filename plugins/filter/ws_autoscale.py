@@ -127,6 +127,7 @@ def rules(host: Variables) -> Rules:
         up_seconds=_number(host, "ws_autoscale_up_seconds", default.up_seconds, 0, 86400),
         down_seconds=_number(host, "ws_autoscale_down_seconds", default.down_seconds, 0, 86400),
         spare=boolean(host.get("ws_autoscale_spare", default.spare)),
+        memory=boolean(host.get("ws_supervisor_memory_check", default.memory)),
     )
     if 0 < found.maximum < found.minimum:
         raise _refusal(host, "ws_autoscale_max", found.maximum, "ws_autoscale_min or more")
@@ -146,6 +147,7 @@ def load(seen: Variables) -> Load | None:
         calm=_since(seen["slots_changed"]),
         at_post=_since(seen["service_changed"]),
         out=seen["out_of_service"],
+        room=seen["most_processes"],
     )
 
 

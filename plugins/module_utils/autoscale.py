@@ -43,6 +43,7 @@ class Rules:
     up_seconds: float = 60
     down_seconds: float = 600
     spare: bool = False
+    memory: bool = True  # whether what it has room for is a bound, too
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,7 @@ class Load:
     calm: float = math.inf
     at_post: float = math.inf
     out: str = ""
+    room: int | None = None  # processes that its memory has room for; None where that is no bound
 
 
 @dataclass(frozen=True)
@@ -138,6 +140,10 @@ class _Seen:
         self.now = len(load.processes)
         # Where both are given and don't agree, the upper bound of the processes wins.
         self.maximum = self.rules.maximum or load.cores
+        self.why_maximum = "it may have"
+        # Those that run have found room.
+        if self.rules.memory and load.room is not None and self.maximum > (room := max(load.room, self.now)):
+            self.maximum, self.why_maximum = room, "its memory has room for"
         self.minimum = min(self.rules.minimum, self.maximum)
         self.figures = list(self._figures())
         self.lacks = 0  # processes that it would have if it could
@@ -170,7 +176,7 @@ class _Seen:
         wanted = max(figure.wanted(self.now) for figure in highs)
         if self.now == self.maximum:
             self.lacks = wanted - self.now
-            return self.now, [*why, f"{_count(self.now)} is the most it may have"]
+            return self.now, [*why, f"{_count(self.now)} is the most {self.why_maximum}"]
         if waiting := _waiting(self.load.calm, self.rules.up_seconds):
             return self.now, [*why, waiting]
         return min(wanted, self.maximum), why

@@ -132,6 +132,16 @@ def problem(
     )
 
 
+def most_processes(
+    variables: t.Mapping[str, object], router: str, tls: bool, handover: bool, memory_bytes: int
+) -> int | None:
+    """How many processes a host with so much memory can have, by the same rule; None where no number is too many."""
+    each, limit = estimate(variables, router, tls, handover), max_connections(variables)
+    if each is None or not limit:
+        return None
+    return memory_bytes // (PROCESS_BYTES + limit * each.connection_bytes)
+
+
 def size(number: int) -> str:
     """Bytes as people say them: 64 KiB, 17 MiB, 3.2 GiB."""
     for unit, exponent in (("GiB", 30), ("MiB", 20)):

@@ -19,7 +19,7 @@ from ansible_collections.wsfleet.websockets.plugins.module_utils import health
 from ansible_collections.wsfleet.websockets.plugins.module_utils.generation import Layout, Member
 from ansible_collections.wsfleet.websockets.plugins.module_utils.haproxy import HaproxyError, Runtime
 from ansible_collections.wsfleet.websockets.plugins.module_utils.info import Info
-from ansible_collections.wsfleet.websockets.plugins.module_utils.memory import max_connections
+from ansible_collections.wsfleet.websockets.plugins.module_utils.memory import max_connections, most_processes
 from ansible_collections.wsfleet.websockets.plugins.module_utils.process import Kernel, busy_percent
 from ansible_collections.wsfleet.websockets.plugins.module_utils.supervisor import Supervisor
 
@@ -52,6 +52,8 @@ class Observer:
 
     layout: Layout
     supervisor: Supervisor | None
+    router: str = "nginx"
+    tls: bool = True
     root: Path = Path("/")
     kernel: Callable[[], Kernel] = Kernel
     haproxy: Runtime = field(default_factory=Runtime)
@@ -109,6 +111,7 @@ class Observer:
             "router": _part(last, routers, cpu),
             "memory_bytes": last.memory_total(),
             "memory_available_bytes": last.memory_available(),
+            "most_processes": self._most_processes(last, pids),
             "lag_ms": max(
                 (process["lag_ms"] for process in processes if process["lag_ms"] is not None), default=None
             ),
@@ -119,6 +122,20 @@ class Observer:
             "out_of_service": info["out_of_service"],
             "problems": problems,
         }
+
+    def _most_processes(self, kernel: Kernel, pids: Sequence[int]) -> int | None:
+        """How many processes the memory has room for, with all connections that they may have."""
+        found = (
+            most_processes(
+                kernel.environment(pid),
+                self.router,
+                self.tls,
+                "--handover" in kernel.title(pid).split(),
+                kernel.memory_total() >> 20 << 20,  # as Ansible's facts have it, and with them ws_supervisor
+            )
+            for pid in pids
+        )
+        return min((number for number in found if number is not None), default=None)
 
     def _slots(self, found: list[dict[str, Any]]) -> list[Slot]:
         generations = self.layout.read_generations()

@@ -35,6 +35,15 @@ options:
     description: Seconds to watch, 1 to 600.
     type: int
     default: 5
+  router:
+    description: What passes connections on to the processes, C(ws_router), for RV(most_processes).
+    type: str
+    choices: [nginx, haproxy, reuse_port]
+    default: nginx
+  tls:
+    description: Whether the router ends TLS, for RV(most_processes).
+    type: bool
+    default: true
   log_from:
     description: RV(log_size) of an earlier run, since which nginx's error log is read.
     type: int
@@ -155,6 +164,13 @@ memory_available_bytes:
   description: What of it new processes can use without swapping, at the end.
   returned: success
   type: int
+most_processes:
+  description:
+    - Processes that the host's memory has room for, each with as many connections as C(ws_app_max_connections)
+      allows, as role ws_supervisor estimates it. Null where the processes aren't the runner's, or have no such limit.
+  returned: success
+  type: int
+  sample: 12
 lag_ms:
   description: The greatest of the processes; null where none tells.
   returned: success
@@ -211,6 +227,8 @@ def main() -> None:
             "app": {"type": "str", "required": True},
             "path": {"type": "path"},
             "seconds": {"type": "int", "default": 5},
+            "router": {"type": "str", "choices": ["nginx", "haproxy", "reuse_port"], "default": "nginx"},
+            "tls": {"type": "bool", "default": True},
             "log_from": {"type": "int"},
         },
         supports_check_mode=True,
@@ -223,7 +241,7 @@ def main() -> None:
         supervisor = Supervisor.of_host()
     except SupervisorError as error:
         module.fail_json(msg=str(error))
-    observer = Observer(layout, supervisor)
+    observer = Observer(layout, supervisor, module.params["router"], module.params["tls"])
     module.exit_json(changed=False, **observer.watch(seconds, module.params["log_from"]))
 
 

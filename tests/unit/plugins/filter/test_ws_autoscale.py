@@ -24,6 +24,7 @@ def seen(cpu: float, processes: int = 2, **more: t.Any) -> dict[str, t.Any]:
         "slots_changed": 3600.0,
         "service_changed": None,
         "out_of_service": "",
+        "most_processes": None,
         "problems": [],
         **more,
     }
@@ -100,6 +101,12 @@ def test_a_locked_server_stays_and_the_others_dont() -> None:
     assert decisions[0]["text"] == (
         'ws1: isn\'t scaled: alice@laptop has it locked since 2026-11-21T11:44:26Z for "deploy chat 1.4.2"'
     )
+
+
+@pytest.mark.parametrize(("inputs", "processes"), [({}, 3), ({"ws_supervisor_memory_check": "false"}, 4)])
+def test_memory_is_a_bound_unless_nobody_checks_it(inputs: dict[str, t.Any], processes: int) -> None:
+    [decision] = autoscale([host(**inputs)], [seen(90, most_processes=3)])
+    assert decision["processes"] == processes
 
 
 @pytest.mark.parametrize(

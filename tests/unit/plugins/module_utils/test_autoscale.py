@@ -54,6 +54,17 @@ def test_above_it_gets_as_many_as_make_it_the_middle() -> None:
     assert one(load(1, 71)).processes == 2
 
 
+def test_memory_that_has_no_room_for_more() -> None:
+    assert one(load(4, 90, room=6)).processes == 6
+    full = one(load(4, 90, room=4))
+    assert str(full) == (
+        "ws1: stays at 4 processes: CPU 90 % is above 70 %; 4 processes is the most its memory has room for"
+    )
+    assert one(load(4, 50, room=2)).change == "stay", "those that run have found room"
+    assert one(load(4, 50, room=2), maximum=3).processes == 3
+    assert one(load(4, 90, room=20)).processes == 8
+
+
 def test_connections_count_where_they_have_bounds() -> None:
     band = Band(1000, 3000)
     assert one(load(4, 50, 9000)).processes == 4

@@ -14,6 +14,7 @@ from ansible_collections.wsfleet.websockets.plugins.module_utils.memory import (
     PROCESS_BYTES,
     Estimate,
     estimate,
+    most_processes,
     problem,
     size,
 )
@@ -133,6 +134,7 @@ def test_values_that_the_runner_refuses_are_as_good_as_none() -> None:
 def test_of_another_app_nothing_is_known() -> None:
     assert estimate({}, "nginx", True) is None
     assert problem({"WS_MAX_CONNECTIONS": 9}, "nginx", True, False, 1, 1) == ""
+    assert most_processes({"WS_MAX_CONNECTIONS": 9}, "nginx", True, False, 1) is None
 
 
 def test_what_is_allowed_fits_and_one_more_does_not() -> None:
@@ -146,6 +148,15 @@ def test_what_is_allowed_fits_and_one_more_does_not() -> None:
     )
     assert refused(14_760) == ""
     assert "allowed is 14760 or less" in refused(14_761)
+
+
+def test_as_many_processes_fit_and_one_more_does_not() -> None:
+    variables = {**BALANCED, "WS_MAX_CONNECTIONS": 5000}
+    most = most_processes(variables, "nginx", True, False, 8 * 2**30)
+    assert most is not None
+    assert problem(variables, "nginx", True, False, most, 8 * 2**30) == ""
+    assert problem(variables, "nginx", True, False, most + 1, 8 * 2**30) != ""
+    assert most_processes(BALANCED, "nginx", True, False, 8 * 2**30) is None, "nothing is promised"
 
 
 def test_no_connection_fits_where_the_processes_do_not() -> None:

@@ -14,6 +14,7 @@ import pytest
 from ansible_collections.wsfleet.websockets.plugins.module_utils.generation import Layout
 from ansible_collections.wsfleet.websockets.plugins.module_utils.haproxy import Runtime
 from ansible_collections.wsfleet.websockets.plugins.module_utils.health import Address
+from ansible_collections.wsfleet.websockets.plugins.module_utils.memory import most_processes
 from ansible_collections.wsfleet.websockets.plugins.module_utils.observe import ERROR_LOG, Observer, lag_p99
 from ansible_collections.wsfleet.websockets.plugins.module_utils.process import Kernel
 from ansible_collections.wsfleet.websockets.plugins.module_utils.supervisor import Supervisor
@@ -176,6 +177,17 @@ def test_what_app_router_and_host_use(host: WatchedHost) -> None:
 def test_a_process_that_has_all_connections_it_may_have(host: WatchedHost, limit: int, reached: bool) -> None:
     (host.folder(host.pids[0]) / "environ").write_text(f"WS_MAX_CONNECTIONS={limit}\0")
     assert host.watch()["app"]["max_connections"] == reached
+
+
+def test_processes_that_memory_has_room_for(host: WatchedHost) -> None:
+    assert host.watch()["most_processes"] is None, "they aren't the runner's"
+    (host.proc.folder / "meminfo").write_text(f"MemTotal: {8 * 2**20} kB\nMemAvailable: 1024 kB\n")
+    for pid, limit in zip(host.pids, (1000, 20_000), strict=True):
+        variables = {"WS_COMPRESSION": "balanced", "WS_MAX_CONNECTIONS": str(limit)}
+        (host.folder(pid) / "environ").write_text(
+            "".join(f"{name}={value}\0" for name, value in variables.items())
+        )
+    assert host.watch()["most_processes"] == most_processes(variables, "nginx", True, False, 8 * 2**30)
 
 
 def test_limits_that_nginx_names_meanwhile(host: WatchedHost) -> None:
