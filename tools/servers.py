@@ -73,7 +73,6 @@ DOWNLOADED = [
     "python3-cryptography",
     "python3-prometheus-client",
     "python3-venv",
-    "socat",
     "supervisor",
 ]
 # What all clients have, and what a scenario installs: it would run in all of them.
