@@ -34,16 +34,10 @@ def kept(states: str, configuration: str) -> str:
     """The lines of `show servers state` as the configuration's servers shall have them."""
     configured = ports(configuration)
     version, *lines = states.splitlines()
-    rows = [line.split() for line in lines if line.strip() and not line.startswith("#")]
-    return "".join(
-        [
-            f"{version}\n",
-            *(
-                " ".join([*row[:OURS], configured[row[1], row[3]], "-"]) + "\n"
-                for row in rows
-                if (row[1], row[3]) in configured
-            ),
-        ]
+    rows = [line.split() for line in lines if line and not line.startswith("#")]
+    ours = [row for row in rows if (row[1], row[3]) in configured]
+    return "\n".join(
+        [version, *(" ".join([*row[:OURS], configured[row[1], row[3]], "-"]) for row in ours), ""]
     )
 
 
