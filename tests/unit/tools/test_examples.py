@@ -74,7 +74,7 @@ def edge_plays() -> list[tuple[str, int]]:
         (str(path.relative_to(ROOT)), place)
         for path in sorted(ROOT.glob("playbooks/**/*.yml"))
         for place, play in enumerate(yaml.safe_load(path.read_text()))
-        if isinstance(play, dict) and "groups[ws_edges_group" in play.get("hosts", "")
+        if isinstance(play, dict) and "ws_edges_group" in play.get("hosts", "")
     ]
 
 
