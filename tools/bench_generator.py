@@ -106,7 +106,7 @@ def measure_server(pair: Pair) -> dict[str, Any]:
     variables = {
         "ws_capacity_host": pair.server.name,
         "ws_capacity_from": pair.client.name,
-        "ws_capacity_in_service": True,  # nobody else knows it
+        "ws_capacity_undrained": True,  # nobody else knows it
         "ws_capacity_start": CLIENTS,
         "ws_capacity_most": CLIENTS,
         "ws_capacity_seconds": 2 * SECONDS,

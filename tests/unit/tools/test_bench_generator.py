@@ -56,7 +56,7 @@ def test_a_server_is_measured_by_the_playbook(
         if "capacity" in playbook:
             names = [variables["ws_capacity_host"], variables["ws_capacity_from"], "localhost"]
             assert [host.name for host in hosts] == names
-            assert variables["ws_capacity_in_service"], "it would be refused"
+            assert variables["ws_capacity_undrained"], "it would be refused"
             times = {"generator": 10.0, "app": 26.0, "router": 14.0}
             figures = {
                 f"{part}_cpu_us_per_message": time if kept_up else None for part, time in times.items()
